@@ -1,0 +1,41 @@
+"""actigrad: activations and gradients of any JAX model, as heatmaps that stay true.
+
+    apply, params = actigrad.observe(model)
+    frame = actigrad.capture(loss)(params, batch)
+
+Names are loaded when they are first used, so that importing this package does nothing: no JAX, no HoloViews, no Dask.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from actigrad.transform import Frame, capture, list_sites
+    from actigrad.errors import ActigradError
+    from actigrad.frameworks import observe
+    from actigrad.sites import Site
+    from actigrad.taps import tap
+
+_HOMES = {
+    "ActigradError": "errors",
+    "Frame": "transform",
+    "Site": "sites",
+    "capture": "transform",
+    "list_sites": "transform",
+    "observe": "frameworks",
+    "tap": "taps",
+}
+
+__all__ = ["ActigradError", "Frame", "Site", "capture", "list_sites", "observe", "tap"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'actigrad' has no attribute {name!r}; it has {', '.join(__all__)}")
+    # No module may be called like a name here: importing it would hide the function behind the module.
+    value = globals()[name] = getattr(import_module(f"actigrad.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
