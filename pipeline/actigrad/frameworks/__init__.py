@@ -1,0 +1,88 @@
+"""Frameworks: a model of any of them becomes a pure function with a tap on every module's output.
+
+    apply, params = actigrad.observe(model)
+    output = apply(params, x)
+
+`params` is a nested dict of arrays, everything the framework holds as state, under the framework's own names; the path
+of a site is the path of its module there, so `activations["head/0"]` and `params["head"]["0"]` belong together.
+
+One adapter a framework, each a function `observe(model) -> (apply, params) | None` that says None to what is not its
+own. A framework is imported only when a model of it is given. Third parties join by the entry point group
+`actigrad.frameworks`.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import jax
+
+from actigrad.errors import CaptureError
+
+BUILT_IN = {"flax": "nnx", "flax.linen": "linen", "equinox": "equinox", "haiku": "haiku", "keras": "keras"}
+
+
+def observe(model: Any, *args: Any) -> tuple[Callable[..., Any], Any]:
+    """A pure `apply(params, *inputs)` and its params.
+
+    Args:
+        model: a `flax.nnx.Module`; a pair (`flax.linen.Module`, variables); an `equinox.Module`; a pair
+            (`haiku.Transformed`, params), or (`haiku.TransformedWithState`, (params, state)); a built `keras.Model`.
+        args: passed on to the adapter.
+
+    Raises:
+        CaptureError: when no adapter knows the object.
+    """
+    for adapter in _adapters():
+        found = adapter(model, *args)
+        if found is not None:
+            return found
+    raise CaptureError(_unknown(model))
+
+
+def check_params(expected: Any, params: Any) -> None:
+    """Raise unless `params` has the structure that `observe` returned; the message names what differs."""
+    found = jax.tree.structure(params)
+    if found == expected:
+        return
+    names = [
+        {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(tree)}
+        for tree in (jax.tree.unflatten(expected, [0] * expected.num_leaves), params)
+    ]
+    lacking, surplus = sorted(names[0] - names[1])[:5], sorted(names[1] - names[0])[:5]
+    raise CaptureError(
+        f"the params do not match the model: missing {lacking}, unexpected {surplus} "
+        f"({found.num_leaves} arrays, expected {expected.num_leaves}). Pass what observe(model) returned, or its like."
+    )
+
+
+def _adapters():
+    """Those whose framework is loaded: an object of a framework that is not cannot exist."""
+    for package, module in BUILT_IN.items():
+        if package in sys.modules:
+            yield import_module(f"actigrad.frameworks.{module}").observe
+    for entry in entry_points(group="actigrad.frameworks"):
+        yield entry.load()
+
+
+def _unknown(model: Any) -> str:
+    if isinstance(model, tuple):
+        found = "a tuple of " + ", ".join(_type_name(part) for part in model)
+    else:
+        found = f"a {_type_name(model)}"
+    hint = ""
+    if "flax.linen" in sys.modules and isinstance(model, sys.modules["flax.linen"].Module):
+        hint = " Linen keeps its variables apart: give (module, module.init(key, x))."
+    if "haiku" in sys.modules and type(model).__name__.startswith("Transformed"):
+        hint = " Haiku keeps its params apart: give (transformed, transformed.init(key, x))."
+    return (
+        f"observe got {found}; expected a flax.nnx.Module, (flax.linen.Module, variables), an equinox.Module, "
+        f"(haiku.Transformed, params) or a keras.Model.{hint} Any other JAX function needs no observing: name its "
+        "values with actigrad.tap(x, name) or jax.ad_checkpoint.checkpoint_name."
+    )
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
