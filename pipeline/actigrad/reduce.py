@@ -23,12 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-METRICS = ("mean", "rms", "std", "min", "max", "extreme", "zero_fraction", "nonfinite")
-DECADES = (-12, 6)
-BINS_PER_DECADE = 4
-_SIDE = np.logspace(*DECADES, (DECADES[1] - DECADES[0]) * BINS_PER_DECADE + 1)
-HISTOGRAM_EDGES: np.ndarray = np.concatenate([[-np.inf], -_SIDE[::-1], _SIDE, [np.inf]])
-"""Edges of the symlog bins: four a decade from 1e-12 to 1e6, one bin across zero, open at both ends."""
+from actigrad.metrics import METRICS, bin_magnitudes
+
+_SIDE = np.asarray(bin_magnitudes())
 
 State = Any
 
@@ -152,7 +149,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of an array's values on fixed symlog bins (`HISTOGRAM_EDGES`), for the whole site.
+    """Counts of an array's values on fixed symlog bins (`metrics.bin_edges`), for the whole site.
 
     `finalize` gives `counts` (bin,), and the scalars `zero`, `nan`, `posinf`, `neginf`, all int64. Exact zeros, NaN and
     infinities are in none of the bins. Fixed bins make steps, sites and runs comparable.

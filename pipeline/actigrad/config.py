@@ -1,0 +1,161 @@
+"""The config: what a YAML file may say, as frozen records.
+
+    config = configfile.load_config("configs/digits.yaml", ["train.steps=100"])
+    config.capture[0].sites                      # ("**",)
+
+Reading a file and telling what is wrong with it is `configfile`'s work. Records are strict: `'2'` is not 2, and a key that is not known is an error, because a typo that is silently
+dropped runs the wrong thing for hours. Factories are references, `module:name`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Quantity = Literal["activation", "gradient"]
+
+
+def _reference(value: str) -> str:
+    module, _, name = value.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+        raise ValueError("a reference 'module:name', as in 'actigrad.zoo.digits:build'")
+    return value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else _as_tuple(value)
+
+
+Reference = Annotated[str, AfterValidator(_reference)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])]
+
+
+class Record(BaseModel):
+    """A frozen, strict record that knows all its keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSpec(Record):
+    """Where the model comes from."""
+
+    factory: Reference
+    """`factory(*, seed, **options)` returns a model that `actigrad.observe` knows."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the factory."""
+    checkpoint: None = None
+    """Must be null in this version: a model is used as its factory returns it, or trained."""
+
+
+class DataSpec(Record):
+    """Where the samples come from."""
+
+    factory: Reference
+    """`factory(**options)` returns a dict of arrays whose first axis is the sample."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the factory."""
+    batch_size: PositiveInt = 256
+    """Samples in one jitted call."""
+    samples: PositiveInt | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Which samples to capture: the first so many, a list of indices, or null for all."""
+
+
+class TrainSpec(Record):
+    """How the model is trained, and how often it is recorded."""
+
+    factory: Reference
+    """`factory(loss, params, data, *, steps, seed, **options)` yields (updates done, params) after each update."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the factory."""
+    steps: PositiveInt
+    """How many updates."""
+    record_every: PositiveInt
+    """Record after every so many updates; at most `steps`."""
+
+
+class CaptureRule(Record):
+    """What to keep of which sites. Later rules add to earlier ones."""
+
+    sites: Patterns = ("**",)
+    """Patterns of sites: `**`, `head/*`, `conv{1,2}`, `type:Linear`, `re:...`."""
+    exclude: Patterns = ()
+    """Patterns of sites to leave out."""
+    quantities: tuple[Quantity, ...] = Field(("activation", "gradient"), strict=False, min_length=1)
+    """Which quantities."""
+    keep: Literal["summary", "full"] = "summary"
+    """A few values a neuron and a histogram, or also the whole arrays."""
+    steps: Literal["last", "all"] = "last"
+    """At which recorded steps whole arrays are kept; summaries are kept at all."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of whole arrays. bfloat16 values are stored in float32, where they compress to about half."""
+
+
+class InputSpec(Record):
+    """What to keep of the model's input at the last recorded step."""
+
+    keep: Literal["full", "none"] = "full"
+    """The input's values and the gradient of each sample's loss with respect to them, or nothing."""
+
+
+class ParameterSpec(Record):
+    """What to keep of the parameters."""
+
+    quantities: tuple[Literal["value", "gradient", "update"], ...] = Field(
+        ("value", "gradient", "update"), strict=False, min_length=1
+    )
+    """The value, the gradient summed over the captured samples, and the change by the last update."""
+    keep: Literal["summary", "full", "none"] = "summary"
+    """A few values a neuron at every recorded step, also the whole arrays at the last, or nothing."""
+
+
+class StoreSpec(Record):
+    """Where the data go."""
+
+    path: Path = Field(strict=False)
+    """A directory, made by the run; relative to where the command runs."""
+
+
+class ReportSpec(Record):
+    """Where the report goes."""
+
+    path: Path = Field(strict=False)
+    """One HTML file; relative to where the command runs."""
+
+
+class Config(Record):
+    """A run: a model, data, a loss, what to capture, and where it goes."""
+
+    model: ModelSpec
+    data: DataSpec
+    loss: Reference
+    """`loss(apply, params, batch)` returns a scalar or one value a sample, or a pair of either and a dict."""
+    store: StoreSpec
+    train: TrainSpec | None = None
+    capture: Annotated[tuple[CaptureRule, ...], BeforeValidator(_as_tuple)] = (CaptureRule(),)
+    inputs: InputSpec = InputSpec()
+    parameters: ParameterSpec = ParameterSpec()
+    report: ReportSpec | None = None
+    seed: int = 0
+    """Seeds the model's factory and the training."""
+    devices: None = None
+    """Must be null in this version: the default device is used."""
+    cluster: None = None
+    """Must be null in this version: one process."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The recorded steps: multiples of `record_every`, or step 0 alone when nothing is trained."""
+        if self.train is None:
+            return (0,)
+        return tuple(range(self.train.record_every, self.train.steps + 1, self.train.record_every))
+
+
+def json_schema() -> dict[str, Any]:
+    """The config's JSON Schema, for editors."""
+    schema = Config.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "actigrad config"} | schema

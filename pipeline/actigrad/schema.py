@@ -1,0 +1,286 @@
+"""Schema: sites and a config to the final shape of a store, before anything is computed.
+
+A `Template` lists every group and every array with dims, shape, chunks, dtype and attributes. Shape first means that a
+run that cannot fit is refused before it starts, and that every write can be checked against what it should be.
+
+    run.zarr/  samples/  inputs/<name>/full  sites/<path>/{full,summary}  parameters/<path>/{full,summary}
+
+Arrays stand only in groups called `full` or `summary`. xarray refuses a tree in which a group's dims disagree with
+those of a group above it, and sites nest (`head`, `head/0`); so no group with arrays stands above another.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from actigrad.config import CaptureRule, Config
+from actigrad.errors import CaptureError
+from actigrad.grid import BLOCK_BYTES, block_rows
+from actigrad.metrics import METRICS, SPECIAL, bin_edges
+from actigrad.sites import Site, choose
+
+SCHEMA_VERSION = 1
+RESERVED = re.compile(r"(full|summary|orders|levels)_*")
+LONG_NAMES = {
+    "activation": "activation",
+    "gradient": "gradient of each sample's loss with respect to the activation",
+    "value": "parameter",
+    "update": "change of the parameter by the last training update",
+}
+PARAMETER_GRADIENT = "gradient of the loss, summed over the captured samples, with respect to the parameter"
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store: everything but its values.
+
+    Attributes:
+        path: inside the store (`sites/head/0/full/activation`).
+        dims, shape, chunks: one entry an axis; `step` chunks are 1.
+        dtype: on disk.
+        attrs: as xarray shows them.
+        codec: `plain` (checksum only), `sparse` (zstd; many zeros), `rounded` (lz4 with byte shuffle; bfloat16 values).
+    """
+
+    path: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str = "float32"
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    codec: str = "plain"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes before compression."""
+        return math.prod(self.shape) * {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "int8": 1}.get(self.dtype, 8)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is kept of one site.
+
+    Attributes:
+        site: the site.
+        summary: the quantities summarised at every recorded step.
+        full: the quantities kept whole, with the rule that says how.
+    """
+
+    site: Site
+    summary: tuple[str, ...]
+    full: Mapping[str, CaptureRule]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A whole store without values: groups' attributes, arrays, and the coordinates that are known beforehand."""
+
+    groups: dict[str, dict[str, Any]]
+    arrays: dict[str, ArraySpec]
+    coords: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays before compression."""
+        return sum(spec.nbytes for spec in self.arrays.values())
+
+
+def site_group(path: str, root: str = "sites") -> str:
+    """The group of a site; a segment that is the name of a leaf group gets one more `_`.
+
+    >>> site_group("head/0"), site_group("encoder/summary"), site_group("encoder/summary_")
+    ('sites/head/0', 'sites/encoder/summary_', 'sites/encoder/summary__')
+    """
+    segments = [segment or "_" for segment in path.split("/")]
+    return "/".join([root, *(f"{s}_" if RESERVED.fullmatch(s) else s for s in segments)])
+
+
+def make_plans(config: Config, sites: Sequence[Site]) -> tuple[Plan, ...]:
+    """What to keep of each site that a rule matches, in forward order.
+
+    Raises:
+        NoSuchSite: when a rule's pattern matches nothing.
+        CaptureError: when a whole array is asked for that has no sample axis to write along.
+    """
+    chosen = [(rule, {site.path for site in choose(sites, rule.sites, rule.exclude)}) for rule in config.capture]
+    plans = []
+    for site in sites:
+        rules = [rule for rule, paths in chosen if site.path in paths]
+        quantities = [q for q in ("activation", "gradient") if any(q in rule.quantities for rule in rules)]
+        if site.missing:
+            quantities = [quantity for quantity in quantities if quantity != "gradient"]
+        full = {q: rule for rule in rules if rule.keep == "full" for q in rule.quantities if q in quantities}
+        if full and "sample" not in site.dims:
+            raise CaptureError(
+                f"site {site.path!r} has dims {site.dims} {site.shape}: no axis is the sample's, so it cannot be kept "
+                "whole. Exclude it from the rule with keep: full; its summary can be had."
+            )
+        if rules and site.dtype != "bool" and not site.dtype.startswith("key"):
+            plans.append(Plan(site, tuple(quantities), full))
+    return tuple(plans)
+
+
+def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, Any], tensors: "Tensors") -> Template:
+    """The store of a run.
+
+    Args:
+        config: the run.
+        plans: what to keep of each site.
+        samples: 1-D integer arrays along the samples, `label` and others.
+        tensors: names, shapes of the model's inputs and parameters, and whether the loss predicts.
+    """
+    n = len(next(iter(samples.values())))
+    steps, arrays, groups = config.steps, _Arrays(), {}
+    arrays.coord("samples/sample", ("sample",), list(range(n)), {"long_name": "position in the captured data"})
+    arrays.coord("samples/step", ("step",), steps, {"long_name": "training updates done", "units": "1"})
+    for name, values in samples.items():
+        arrays.coord(f"samples/{name}", ("sample",), values, {"long_name": name})
+    arrays.add("samples/loss", step=steps, sample=n, attrs={"long_name": "loss of the sample", "units": "1"})
+    if tensors.predicts:
+        arrays.add("samples/prediction", step=steps, sample=n, dtype="int32", attrs={"long_name": "predicted class"})
+    for plan in plans:
+        groups[site_group(plan.site.path)] = _site_attrs(plan.site, len(groups))
+        _add_site(arrays, plan, config, n)
+    if config.inputs.keep == "full":
+        for name, (shape, has_gradient) in tensors.inputs.items():
+            _add_input(arrays, f"inputs/{name}/full", shape, config, n, has_gradient)
+    if config.parameters.keep != "none":
+        for path, shape in tensors.parameters.items():
+            groups[site_group(path, "parameters")] = {"path": path, "shape": list(shape)}
+            _add_parameter(arrays, site_group(path, "parameters"), shape, config)
+    return Template(groups, arrays.specs, arrays.values)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors of a run beside its sites: shapes by name.
+
+    Attributes:
+        inputs: for each floating array of the batch, its shape for one sample and whether it has a gradient.
+        parameters: the shape of each floating parameter by path.
+        predicts: whether the loss also returns `prediction`.
+    """
+
+    inputs: Mapping[str, tuple[tuple[int, ...], bool]]
+    parameters: Mapping[str, tuple[int, ...]]
+    predicts: bool
+
+
+class _Arrays:
+    """Collects specs; the coords that an array needs come with it."""
+
+    def __init__(self):
+        self.specs: dict[str, ArraySpec] = {}
+        self.values: dict[str, Any] = {}
+
+    def coord(self, path: str, dims: tuple[str, ...], values: Any, attrs: dict[str, Any]) -> None:
+        if path not in self.specs:
+            dtype = "string" if isinstance(values[0], str) else "float64" if isinstance(values[0], float) else "int64"
+            self.specs[path] = ArraySpec(path, dims, (len(values),), (len(values),), dtype, attrs)
+            self.values[path] = list(values)
+
+    def add(self, path: str, *, step: Sequence[int], chunks: Mapping[str, int] | None = None, dtype="float32",
+            attrs: Mapping[str, Any], codec="plain", **dims: int) -> None:  # fmt: skip
+        group = path.rpartition("/")[0]
+        self.coord(f"{group}/step", ("step",), step, {"long_name": "training updates done", "units": "1"})
+        sizes = {"step": len(step), **dims}
+        chunk = {"step": 1, **(chunks or {})}
+        chunk_shape = tuple(max(1, chunk.get(dim, size)) for dim, size in sizes.items())
+        self.specs[path] = ArraySpec(path, tuple(sizes), tuple(sizes.values()), chunk_shape, dtype, attrs, codec)
+
+
+def _site_attrs(site: Site, index: int) -> dict[str, Any]:
+    return {
+        "path": site.path,
+        "kind": site.kind,
+        "dims": list(site.dims),
+        "dtype": site.dtype,
+        "sample_shape": list(site.sample_shape),
+        "index": index,
+        "feeds": list(site.feeds),
+        "missing": site.missing,
+    }
+
+
+def _add_site(arrays: _Arrays, plan: Plan, config: Config, n: int) -> None:
+    group, sizes = site_group(plan.site.path), dict(zip(plan.site.dims, plan.site.shape, strict=True))
+    for quantity in plan.summary:
+        _add_summary(arrays, f"{group}/summary", quantity, config.steps, _kept(sizes), LONG_NAMES[quantity])
+        _add_histogram(arrays, f"{group}/summary", quantity, config.steps, _loops(sizes))
+    steps = config.steps if any(rule.steps == "all" for rule in plan.full.values()) else config.steps[-1:]
+    for quantity, rule in plan.full.items():
+        row_bytes = 4 * math.prod(plan.site.sample_shape)
+        rows = block_rows(n, config.data.batch_size, row_bytes)
+        attrs = {"long_name": LONG_NAMES[quantity], "units": "1", "dtype": _kept_dtype(plan.site, rule)}
+        codec = "rounded" if attrs["dtype"] == "bfloat16" else "plain"
+        chunks = {"sample": rows} | _split(sizes, rows * row_bytes)
+        arrays.add(f"{group}/full/{quantity}", step=steps, chunks=chunks, attrs=attrs, codec=codec, **(sizes | {"sample": n}))
+
+
+def _kept_dtype(site: Site, rule: CaptureRule) -> str:
+    return "bfloat16" if "bfloat16" in (site.dtype, rule.dtype) else "float32"
+
+
+def _split(sizes: Mapping[str, int], nbytes: int) -> dict[str, int]:
+    """A block of one batch that is still too large is cut along its neurons; one write owns all of the pieces."""
+    pieces = -(-nbytes // (2 * BLOCK_BYTES))
+    if pieces <= 1 or "neuron" not in sizes:
+        return {}
+    return {"neuron": -(-sizes["neuron"] // min(pieces, sizes["neuron"]))}
+
+
+def _kept(sizes: Mapping[str, int]) -> dict[str, int]:
+    return _loops(sizes) | {"neuron": sizes.get("neuron", 1)}
+
+
+def _loops(sizes: Mapping[str, int]) -> dict[str, int]:
+    return {dim: size for dim, size in sizes.items() if dim.startswith(("layer", "shard"))}
+
+
+def _add_summary(arrays: _Arrays, group: str, name: str, steps, sizes: Mapping[str, int], long_name: str) -> None:
+    arrays.coord(f"{group}/metric", ("metric",), METRICS, {"long_name": "statistic of a neuron's finite values"})
+    attrs = {"long_name": f"{long_name}, summarised for each neuron", "units": "1"}
+    arrays.add(f"{group}/{name}", step=steps, metric=len(METRICS), attrs=attrs, **sizes)
+
+
+def _add_histogram(arrays: _Arrays, group: str, quantity: str, steps, loops: Mapping[str, int]) -> None:
+    edges = bin_edges()
+    for side, values in (("bin_left", edges[:-1]), ("bin_right", edges[1:])):
+        arrays.coord(f"{group}/{side}", ("bin",), values, {"long_name": f"{side.removeprefix('bin_')} edge of the bin"})
+    attrs = {"long_name": f"number of values of the {quantity} in each bin", "units": "1"}
+    arrays.add(f"{group}/{quantity}_histogram", step=steps, dtype="int64", attrs=attrs, **loops, bin=len(edges) - 1)
+    arrays.coord(f"{group}/special", ("special",), SPECIAL, {"long_name": "values that are in no bin"})
+    attrs = {"long_name": f"number of zeros, NaN and infinities of the {quantity}", "units": "1"}
+    arrays.add(f"{group}/{quantity}_special", step=steps, dtype="int64", attrs=attrs, **loops, special=4)
+
+
+def _add_input(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Config, n: int, has_gradient: bool) -> None:
+    from_shape = Site("", (n, *shape), "float32", (), "")
+    between = len(shape) - 1
+    names = {0: (), 1: ("position",), 2: ("y", "x")}.get(between, tuple(f"d{i + 1}" for i in range(between)))
+    sizes = dict(zip(("sample", *names, "neuron")[: len(shape) + 1], from_shape.shape, strict=True))
+    rows = block_rows(n, config.data.batch_size, 4 * math.prod(shape))
+    attrs = {"long_name": "input of the model", "units": "1"}
+    arrays.add(f"{group}/value", step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs, **sizes)
+    if has_gradient:
+        attrs = {"long_name": "gradient of each sample's loss with respect to the input", "units": "1"}
+        arrays.add(f"{group}/gradient", step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs, **sizes)
+
+
+def _add_parameter(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Config) -> None:
+    names = (*(f"d{i}" for i in range(len(shape) - 1)), "neuron")[-len(shape) :] if shape else ()
+    sizes = dict(zip(names, shape, strict=True))
+    for quantity in config.parameters.quantities:
+        long_name = PARAMETER_GRADIENT if quantity == "gradient" else LONG_NAMES[quantity]
+        _add_summary(arrays, f"{group}/summary", quantity, config.steps, {"neuron": sizes.get("neuron", 1)}, long_name)
+        if config.parameters.keep == "full":
+            attrs = {"long_name": long_name, "units": "1"}
+            arrays.add(f"{group}/full/{quantity}", step=config.steps[-1:], attrs=attrs, **sizes)
+
+
+def with_codecs(template: Template, sparse: set[str]) -> Template:
+    """The template with the arrays in `sparse` compressed for many zeros."""
+    arrays = {p: replace(spec, codec="sparse") if p in sparse else spec for p, spec in template.arrays.items()}
+    return replace(template, arrays=arrays)
