@@ -1,0 +1,136 @@
+"""The command line: words to one call each. `actigrad --help` is the page to read.
+
+Modules are imported inside the commands, so that help and errors come at once. Exit codes: 0 done, 1 a run or a store
+that failed, 2 a config or an option that cannot be used, 130 stopped with Ctrl-C.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from actigrad.errors import ActigradError, ConfigError
+
+HELP = """
+Activations and gradients of any JAX model: captured in one jitted pass, kept as chunked
+xarray datasets, shown as heatmaps that stay true.
+
+    actigrad run configs/digits.yaml        train, capture, store, report
+    actigrad sites configs/digits.yaml      what can be captured, without computing anything
+
+A config names a model, its data and a loss as `module:function`, and says what to keep.
+`--set key.path=value` overrides any of its keys, e.g. `--set capture.0.keep=full`.
+"""
+
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False
+)
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file of the run.", show_default=False)]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="The Zarr directory of a run.", show_default=False)]
+Sets = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config; repeatable.")
+]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    set_: Sets = [],  # noqa: B006 - typer reads it
+    resume: Annotated[bool, typer.Option(help="Go on where an interrupted run of this config stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the store that is there.")] = False,
+) -> None:
+    """Train, capture, write the store and the report."""
+    from actigrad import run as running
+    from actigrad.progress import Bars, print_result
+
+    if resume and overwrite:
+        raise typer.BadParameter("--resume and --overwrite exclude each other")
+    job = _load(config, set_)
+    try:
+        with Bars() as bars:
+            result = running.run(job, resume=resume, overwrite=overwrite, progress=bars)
+            written = _write_report(job.config.store.path, job.config.report.path, bars) if job.config.report else None
+    except KeyboardInterrupt:
+        again = " ".join(["actigrad run", str(config), *(f"--set {one}" for one in set_), "--resume"])
+        print(f"\nStopped. {job.config.store.path} is incomplete; what was committed is safe. Finish it: {again}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print_result(result, written)
+
+
+@app.command()
+def sites(
+    config: ConfigPath,
+    set_: Sets = [],  # noqa: B006
+    tree: Annotated[bool, typer.Option("--tree", help="As the module tree, with what each site feeds.")] = False,
+) -> None:
+    """List what can be captured: path, dims, shape, dtype, bytes a sample. Computes nothing."""
+    from actigrad.progress import print_sites
+
+    print_sites(_load(config, set_).sites, tree=tree)
+
+
+@app.command()
+def plan(config: ConfigPath, set_: Sets = []) -> None:  # noqa: B006
+    """Tell what a run will need: bytes a site and in all, and the free disk. Computes nothing."""
+    from actigrad.progress import print_estimate
+    from actigrad.run import estimate
+
+    print_estimate(estimate(_load(config, set_)))
+
+
+@app.command()
+def info(store: StorePath) -> None:
+    """Tell what a store holds."""
+    from actigrad.progress import print_facts
+    from actigrad.store import describe
+
+    print_facts(describe(store))
+
+
+@app.command()
+def report(
+    store: StorePath,
+    output: Annotated[Path | None, typer.Option(help="The HTML file; report.html beside the store by default.")] = None,
+) -> None:
+    """Write the report of a store: one HTML file that opens offline."""
+    from actigrad.progress import Bars
+
+    with Bars() as bars:
+        written = _write_report(store, output or store.parent / "report.html", bars)
+    print(f"report  {written}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the config's JSON Schema, so that editors complete it."""
+    from actigrad.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+def _load(config: Path, overrides: list[str]) -> Any:
+    from actigrad.configfile import load_config
+    from actigrad.job import load
+
+    return load(load_config(config, overrides), where=str(config))
+
+
+def _write_report(store: Path, path: Path, bars: Any) -> Path:
+    from actigrad.report import write_report
+
+    return write_report(store, path, progress=bars)
+
+
+def main() -> None:
+    """The console script: errors on purpose are sentences, not tracebacks."""
+    try:
+        app()
+    except ActigradError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+if __name__ == "__main__":
+    main()
