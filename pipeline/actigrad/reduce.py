@@ -17,7 +17,7 @@ vanishing gradient is exactly what one looks for.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce as fold
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ _SIDE = np.asarray(bin_magnitudes())
 State = Any
 
 
+@runtime_checkable
 class Reduction(Protocol):
     """What capture needs of a reduction; see the module's docstring."""
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ SPARSE_SHARE = 0.3
 """From this share of zeros on, zstd is denser than a plain array by more than it costs (docs/store.md)."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where a run tells how far it is."""
 
@@ -175,7 +176,7 @@ class _Recorder:
         for plan in self.plans:
             for quantity in plan.full:
                 state = _values(frame, quantity)[plan.site.path]["summary"]
-                if np.sum(state["zeros"]) >= SPARSE_SHARE * max(1, np.sum(state["finite"])):
+                if np.asarray(state["zeros"]).sum() >= SPARSE_SHARE * max(1, np.asarray(state["finite"]).sum()):
                     sparse.add(f"{site_group(plan.site.path)}/full/{quantity}")
         return sparse
 

@@ -11,6 +11,7 @@ error as well, never a fill value.
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import xarray
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.errors import ZarrUserWarning
 
 from actigrad.errors import StoreError
 from actigrad.schema import SCHEMA_VERSION, ArraySpec, Template
@@ -161,7 +163,9 @@ def disk_usage(path: str | Path) -> int:
 def finalize_store(path: str | Path) -> None:
     """Mark the store complete; the consolidated metadata come last, because they are a copy."""
     zarr.open_group(path, mode="r+", use_consolidated=False).update_attributes({"complete": True})
-    zarr.consolidate_metadata(path)
+    with warnings.catch_warnings():  # Zarr 3 has no text on it yet; a reader that does not know the copy reads the originals
+        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+        zarr.consolidate_metadata(path)
 
 
 def _create_array(root: zarr.Group, spec: ArraySpec, values: Any) -> None:

@@ -1,0 +1,29 @@
+"""A strict world for every test: what JAX only does silently, and what a library only warns of, is an error here.
+
+Set before JAX is imported: eight CPU devices, no accelerator. Then: implicit dtype and rank promotion raise, every
+shape and type that a signature promises is checked at run time (jaxtyping and beartype), every warning is an error but
+for those below. `ACTIGRAD_HYPOTHESIS=thorough` looks for counter-examples ten times as long.
+"""
+
+import os
+import warnings
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("actigrad", "beartype.beartype")
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("ACTIGRAD_HYPOTHESIS", "quick"))
