@@ -6,7 +6,6 @@ for those below. `ACTIGRAD_HYPOTHESIS=thorough` looks for counter-examples ten t
 """
 
 import os
-import warnings
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -19,7 +18,6 @@ install_import_hook("actigrad", "beartype.beartype")
 
 import hypothesis
 import jax
-import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

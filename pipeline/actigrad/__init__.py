@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from actigrad.transform import Frame, capture, list_sites
     from actigrad.errors import ActigradError
     from actigrad.frameworks import observe
     from actigrad.sites import Site
     from actigrad.taps import tap
+    from actigrad.transform import Frame, capture, list_sites
 
 _HOMES = {
     "ActigradError": "errors",

@@ -54,7 +54,10 @@ def run(
             written = _write_report(job.config.store.path, job.config.report.path, bars) if job.config.report else None
     except KeyboardInterrupt:
         again = " ".join(["actigrad run", str(config), *(f"--set {one}" for one in set_), "--resume"])
-        print(f"\nStopped. {job.config.store.path} is incomplete; what was committed is safe. Finish it: {again}", file=sys.stderr)
+        print(
+            f"\nStopped. {job.config.store.path} is incomplete; what was committed is safe. Finish it: {again}",
+            file=sys.stderr,
+        )
         raise typer.Exit(130) from None
     print_result(result, written)
 

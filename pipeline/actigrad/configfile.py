@@ -241,7 +241,11 @@ def _record_at(location: Location) -> type[BaseModel] | None:
 
 
 def _records(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, BaseModel)
+    ):
         yield annotation
     for part in typing.get_args(annotation):
         yield from _records(part)

@@ -148,7 +148,9 @@ def _inside(eqn: JaxprEqn, sub: Any, around: Tap) -> Tap:
             return replace(around, refused=reason)
         reason = f"it is inside a {name}, whose own rule hides the gradient within; name the value outside"
         return replace(around, no_gradient=reason)
-    return replace(around, refused=f"it is inside the primitive {name!r}, which cannot be opened; name the value outside")
+    return replace(
+        around, refused=f"it is inside the primitive {name!r}, which cannot be opened; name the value outside"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,7 +223,9 @@ def bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
 
 def _inline(rw: Rewriter, eqn, inputs, probes, here):
     """`jit` and other calls: XLA inlines them anyway; shardings that were asked for are kept as constraints."""
-    constrain = lambda xs, key: [_constrained(x, s) for x, s in zip(xs, eqn.params.get(key) or [None] * len(xs), strict=True)]  # noqa: E731
+    constrain = lambda xs, key: [
+        _constrained(x, s) for x, s in zip(xs, eqn.params.get(key) or [None] * len(xs), strict=True)
+    ]  # noqa: E731
     inputs = constrain(inputs, "in_shardings")
     outs, values = rw.run(sub_jaxprs(eqn)[0], inputs, probes, (*here, 0))
     return constrain(outs, "out_shardings"), values

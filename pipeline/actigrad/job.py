@@ -1,5 +1,7 @@
 """Job: a config made ready to run: references resolved, model built, data loaded, sites known. Nothing computed yet.
 
+What can be wrong with a run is found here, before anything is trained or written:
+
     job = load(configfile.load_config("configs/digits.yaml"))
     [site.path for site in job.sites]
     job.template().nbytes                     # what the store will hold, from shapes alone
@@ -82,7 +84,9 @@ class Job:
             return
         assert self.config.train is not None
         wanted, before, step = set(self.config.steps), self.params, 0
-        for step, params in self.train(self.loss, self.params, self.data, steps=self.config.train.steps, seed=self.config.seed):
+        for step, params in self.train(
+            self.loss, self.params, self.data, steps=self.config.train.steps, seed=self.config.seed
+        ):
             if step in wanted:
                 yield step, before, params
             before = params
@@ -118,7 +122,11 @@ def load(config: Config, where: str = "the config") -> Job:
     head = {name: values[rows[: config.data.batch_size]] for name, values in data.items()}
     sites, out = _trace(bound, params, head)
     value, aux = out if isinstance(out, tuple) else (out, {})
-    predicts = isinstance(aux, Mapping) and "prediction" in aux and aux["prediction"].shape == (len(rows[: config.data.batch_size]),)
+    predicts = (
+        isinstance(aux, Mapping)
+        and "prediction" in aux
+        and aux["prediction"].shape == (len(rows[: config.data.batch_size]),)
+    )
     options = config.train.options if config.train else {}
     return Job(config, bound, params, data, rows, train and partial(train, **options), sites, predicts, value.ndim == 1)
 

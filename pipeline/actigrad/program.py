@@ -114,7 +114,9 @@ def validate_loss(value: Any) -> None:
     """Raise unless `value` has the shape and dtype of a loss."""
     found = f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"
     if not hasattr(value, "shape") or value.ndim > 1 or not jnp.issubdtype(value.dtype, jnp.floating):
-        cure = " Reduce each sample to one value, e.g. `.mean(axis=range(1, x.ndim))`." if hasattr(value, "shape") else ""
+        cure = (
+            " Reduce each sample to one value, e.g. `.mean(axis=range(1, x.ndim))`." if hasattr(value, "shape") else ""
+        )
         raise CaptureError(f"the loss returns {found}; expected {LOSS_CONTRACT}.{cure}")
 
 

@@ -30,7 +30,13 @@ class Bars:
     """Rich progress bars under the names that `run.Progress` asks for; a context manager."""
 
     def __init__(self):
-        columns = [TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
+        columns = [
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+        ]
         self._bars = Progress(*columns, console=Console(stderr=True))
 
     def __enter__(self) -> "Bars":
@@ -90,7 +96,9 @@ def print_sites(sites: Sequence[Site], *, tree: bool) -> None:
         samples = dict(zip(site.dims, site.shape, strict=True)).get("sample", 1)
         shape = " x ".join(map(str, site.sample_shape)) or "scalar"
         note = f"{site.dtype} (no gradient: {site.missing})" if site.missing else site.dtype
-        table.add_row(Text(site.path), site.kind, ", ".join(site.dims), shape, note, decimal(site.nbytes // max(1, samples)))
+        table.add_row(
+            Text(site.path), site.kind, ", ".join(site.dims), shape, note, decimal(site.nbytes // max(1, samples))
+        )
     console.print(table)
     print(f"{len(sites)} sites")
 
@@ -125,6 +133,8 @@ def _tree(sites: Sequence[Site]) -> Tree:
                 label = Text(parts[end - 1], style="bold")
                 if site := by_path.get(parts[:end]):
                     shape = "x".join(map(str, site.sample_shape)) or "scalar"
-                    label.append(f"  {site.kind} {shape}", style="dim").append(f"  → {', '.join(site.feeds) or 'nothing'}", style="cyan")
+                    label.append(f"  {site.kind} {shape}", style="dim").append(
+                        f"  → {', '.join(site.feeds) or 'nothing'}", style="cyan"
+                    )
                 branches[parts[:end]] = branches[parts[: end - 1]].add(label)
     return root

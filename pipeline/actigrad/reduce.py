@@ -204,4 +204,7 @@ class Full:
 
 
 def _on_host(state: State) -> dict[str, np.ndarray]:
-    return {key: np.asarray(value, np.int64 if np.asarray(value).dtype.kind in "iu" else np.float64) for key, value in state.items()}
+    return {
+        key: np.asarray(value, np.int64 if np.asarray(value).dtype.kind in "iu" else np.float64)
+        for key, value in state.items()
+    }

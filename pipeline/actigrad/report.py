@@ -85,29 +85,44 @@ def write_report(store: str | Path, path: str | Path, progress: Any = None) -> P
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"cannot write the report {path}: {error.strerror}. Give another path with --output.") from error
+        raise StoreError(
+            f"cannot write the report {path}: {error.strerror}. Give another path with --output."
+        ) from error
     return path
 
 
 def _template() -> jinja2.Template:
     loader = jinja2.PackageLoader("actigrad", "templates")
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("report.html")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
+        "report.html"
+    )
 
 
 def _parts(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Iterator[Part]:
     part = Part("overview", "Where and when", "One cell a site and recorded step. A row that changes colour is a site that changes; a column that changes is a moment.")  # fmt: skip
     for quantity in ("activation", "gradient"):
-        part.pictures += _try(lambda q=quantity: views.overview(tree, quantity=q), f"Heatmap of {quantity} size, sites by steps")
+        part.pictures += _try(
+            lambda q=quantity: views.overview(tree, quantity=q), f"Heatmap of {quantity} size, sites by steps"
+        )
     yield part
     text = "The model from input to loss, indented by module. Arcs on the left are the data flow read off the traced program. The three columns are the values at the last recorded step."
-    yield Part("structure", "The structure, with values", text, _try(lambda: views.structure(tree), "Sites in forward order with data flow and values"))
+    yield Part(
+        "structure",
+        "The structure, with values",
+        text,
+        _try(lambda: views.structure(tree), "Sites in forward order with data flow and values"),
+    )
     text = "How large the gradient is at each site. A line that falls towards the left vanishes on its way back to the input, one that rises explodes."
-    yield Part("flow", "Gradient flow", text, _try(lambda: views.flow(tree), "Gradient size by depth with quantile ribbons"))
+    yield Part(
+        "flow", "Gradient flow", text, _try(lambda: views.flow(tree), "Gradient size by depth with quantile ribbons")
+    )
     text = (
         "One sample of each label, the one with the largest loss: label → prediction above the input. Below, the gradient of its loss with "
         "respect to each pixel: red raises the loss when the pixel is raised, blue lowers it. Each gradient has its own scale, given above it."
     )
-    yield Part("saliency", "What in the input matters", text, _try(lambda: views.saliency(tree), "Inputs and their gradients"))
+    yield Part(
+        "saliency", "What in the input matters", text, _try(lambda: views.saliency(tree), "Inputs and their gradients")
+    )
     yield _heatmaps(tree, sites)
 
 
@@ -124,7 +139,9 @@ def _heatmaps(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Part:
         made = []
         for x, quantities in (("sample", ("activation", "gradient")), ("step", ("activation",))):
             for quantity in quantities:
-                draw = lambda q=quantity, x=x, p=site.path: views.heatmap(tree, p, quantity=q, x=x, dynamic=False, pixels=PIXELS)  # noqa: E731
+                draw = lambda q=quantity, x=x, p=site.path: views.heatmap(
+                    tree, p, quantity=q, x=x, dynamic=False, pixels=PIXELS
+                )  # noqa: E731
                 made += _try(draw, f"Heatmap of {quantity} of {site.path}, neurons by {x}s")
         cost = sum(_cells(picture.view) for picture in made)
         if spent + cost > BUDGET:
@@ -150,13 +167,17 @@ def _try(draw: Any, alt: str) -> list[Picture]:
 def _cells(view: Any) -> int:
     """About the bytes that a picture takes in the file."""
     images = view.traverse(lambda image: image, [hv.Image])
-    return sum(int(1.34 * 4 * np.prod(image.interface.shape(image, gridded=True)[:2]) * len(image.vdims)) for image in images)
+    return sum(
+        int(1.34 * 4 * np.prod(image.interface.shape(image, gridded=True)[:2]) * len(image.vdims)) for image in images
+    )
 
 
 def _subtitle(tree: xarray.DataTree) -> str:
     steps = tree["samples"]["step"].values
     when = f"{len(steps)} recorded steps, {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
-    return f"{when} · gradients of {tree.attrs['gradients_of']} · made {tree.attrs['created']} on {tree.attrs['device']}"
+    return (
+        f"{when} · gradients of {tree.attrs['gradients_of']} · made {tree.attrs['created']} on {tree.attrs['device']}"
+    )
 
 
 def _facts(tree: xarray.DataTree, sites: tuple[Site, ...]) -> list[tuple[str, str]]:
@@ -168,7 +189,12 @@ def _facts(tree: xarray.DataTree, sites: tuple[Site, ...]) -> list[tuple[str, st
             facts.append((f"accuracy, {name}", f"{right.mean():.1%}"))
         facts.append((f"mean loss, {name}", f"{loss.mean():.3g}"))
     neurons = sum(site.shape[-1] if "neuron" in site.dims else 1 for site in sites)
-    counts = {"sites": len(sites), "neurons": neurons, "samples": samples.sizes["sample"], "steps": samples.sizes["step"]}
+    counts = {
+        "sites": len(sites),
+        "neurons": neurons,
+        "samples": samples.sizes["sample"],
+        "steps": samples.sizes["step"],
+    }
     return facts + [(name, f"{count:,}") for name, count in counts.items()]
 
 
@@ -194,7 +220,9 @@ def _notes(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Iterator[str]:
         yield f"{worst}: {dead[worst]:.0%} of its neurons are zero for every sample at the last step. {len(dead)} of {len(sites)} sites have dead neurons."
     else:
         yield "No site has a neuron that is zero for every sample at the last step."
-    slopes = {path: row["gradient"] for path, row in rows.items() if np.isfinite(row["gradient"]) and row["gradient"] > 0}
+    slopes = {
+        path: row["gradient"] for path, row in rows.items() if np.isfinite(row["gradient"]) and row["gradient"] > 0
+    }
     if slopes:
         low, high = min(slopes, key=lambda p: slopes[p]), max(slopes, key=lambda p: slopes[p])
         yield f"The gradient is smallest at {low} (median rms {slopes[low]:.2g}) and largest at {high} ({slopes[high]:.2g}), a factor of {slopes[high] / slopes[low]:,.0f}."
@@ -229,6 +257,12 @@ def _table(tree: xarray.DataTree, sites: tuple[Site, ...]) -> dict[str, Any]:
     for site in sites:
         row = _numbers(tree, site)
         shape = "×".join(map(str, site.sample_shape)) or "scalar"
-        numbers = (f"{row['activation']:.3g}", f"{row['zeros']:.1%}", f"{row['dead']:.1%}", f"{row['gradient']:.3g}", f"{row['nonfinite']:,.0f}")
+        numbers = (
+            f"{row['activation']:.3g}",
+            f"{row['zeros']:.1%}",
+            f"{row['dead']:.1%}",
+            f"{row['gradient']:.3g}",
+            f"{row['nonfinite']:,.0f}",
+        )
         rows.append((site.path, site.kind, shape, *numbers))
     return {"heads": heads, "rows": rows}

@@ -139,7 +139,9 @@ def run(job: Job, *, resume: bool = False, overwrite: bool = False, progress: Pr
                     writer.commit(f"step {step}")
                     told.advance(bar)
         finalize_store(path)
-    return Result(path, len(recorder.plans), len(job.rows), len(steps), disk_usage(path), time.monotonic() - began, len(there))
+    return Result(
+        path, len(recorder.plans), len(job.rows), len(steps), disk_usage(path), time.monotonic() - began, len(there)
+    )
 
 
 class _Recorder:
@@ -186,7 +188,9 @@ class _Recorder:
         whole = any(write.has(f"{site_group(p.site.path)}/full/{q}") for p in self.plans for q in p.full)
         keeper = _Keeper(self.plans, write, whole)
         gradient_sum = None
-        for (start, stop), batch, frame in _one_ahead(self.frames(params, self.capture_full if whole else self.capture_summary)):
+        for (start, stop), batch, frame in _one_ahead(
+            self.frames(params, self.capture_full if whole else self.capture_summary)
+        ):
             keeper.take(frame, start)
             self.take_samples(write, frame, start, stop)
             self.take_inputs(write, batch, frame, start)
@@ -201,7 +205,9 @@ class _Recorder:
         for start, stop in blocks(len(self.job.rows), self.job.config.data.batch_size):
             batch = self.job.batch(start, stop)
             frame = captured(params, batch)
-            for leaf in jax.tree.leaves((frame.losses, frame.aux, frame.activations, frame.gradients, frame.input_gradients)):
+            for leaf in jax.tree.leaves(
+                (frame.losses, frame.aux, frame.activations, frame.gradients, frame.input_gradients)
+            ):
                 leaf.copy_to_host_async()
             yield (start, stop), batch, frame
 
@@ -219,7 +225,11 @@ class _Recorder:
 
     def take_parameters(self, write: "_StepWriter", before: Any, params: Any, gradient_sum: Any) -> None:
         quantities = self.job.config.parameters.quantities if self.job.config.parameters.keep != "none" else ()
-        trees = {"value": lambda: params, "gradient": lambda: gradient_sum, "update": lambda: _subtract_trees(params, before)}
+        trees = {
+            "value": lambda: params,
+            "gradient": lambda: gradient_sum,
+            "update": lambda: _subtract_trees(params, before),
+        }
         for quantity in quantities:
             leaves = named_leaves(trees[quantity]())
             for path, state in jax.device_get(_summarise(leaves)).items():
@@ -349,7 +359,10 @@ def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
 
 @jax.jit
 def _summarise(leaves: dict[str, jax.Array]) -> dict[str, Any]:
-    return {path: Summary().chunk(leaf, ("",) * (leaf.ndim - 1) + ("neuron",) * (leaf.ndim > 0)) for path, leaf in leaves.items()}
+    return {
+        path: Summary().chunk(leaf, ("",) * (leaf.ndim - 1) + ("neuron",) * (leaf.ndim > 0))
+        for path, leaf in leaves.items()
+    }
 
 
 @jax.jit

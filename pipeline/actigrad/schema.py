@@ -55,7 +55,9 @@ class ArraySpec:
     @property
     def nbytes(self) -> int:
         """Bytes before compression."""
-        return math.prod(self.shape) * {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "int8": 1}.get(self.dtype, 8)
+        return math.prod(self.shape) * {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "int8": 1}.get(
+            self.dtype, 8
+        )
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,9 @@ def _add_site(arrays: _Arrays, plan: Plan, config: Config, n: int) -> None:
         attrs = {"long_name": LONG_NAMES[quantity], "units": "1", "dtype": _kept_dtype(plan.site, rule)}
         codec = "rounded" if attrs["dtype"] == "bfloat16" else "plain"
         chunks = {"sample": rows} | _split(sizes, rows * row_bytes)
-        arrays.add(f"{group}/full/{quantity}", step=steps, chunks=chunks, attrs=attrs, codec=codec, **(sizes | {"sample": n}))
+        arrays.add(
+            f"{group}/full/{quantity}", step=steps, chunks=chunks, attrs=attrs, codec=codec, **(sizes | {"sample": n})
+        )
 
 
 def _kept_dtype(site: Site, rule: CaptureRule) -> str:

@@ -124,7 +124,9 @@ def _matched(sites: tuple[Site, ...], patterns: tuple[str, ...]) -> set[str]:
 
 def _no_match(pattern: str, sites: tuple[Site, ...]) -> str:
     if not sites:
-        return f"no site matches {pattern!r}: the function has no sites at all. Name a value with actigrad.tap(x, name)."
+        return (
+            f"no site matches {pattern!r}: the function has no sites at all. Name a value with actigrad.tap(x, name)."
+        )
     if pattern.startswith("type:"):
         known, what = sorted({site.kind for site in sites if site.kind}), "kinds of module"
         near = nearest(pattern.removeprefix("type:"), known)

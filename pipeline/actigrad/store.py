@@ -59,7 +59,9 @@ def create_store(path: str | Path, template: Template, attrs: Mapping[str, Any],
         for spec in template.arrays.values():
             _create_array(root, spec, template.coords.get(spec.path))
     except OSError as error:
-        raise StoreError(f"cannot create the store {path}: {error.strerror or error}. Choose another store.path.") from error
+        raise StoreError(
+            f"cannot create the store {path}: {error.strerror or error}. Choose another store.path."
+        ) from error
 
 
 def check_absent(path: Path, *, overwrite: bool) -> None:
@@ -69,9 +71,15 @@ def check_absent(path: Path, *, overwrite: bool) -> None:
     if not is_store(path):
         raise StoreError(f"{path} exists and is not an actigrad store; it is left alone. Choose another store.path.")
     if not overwrite:
-        state = "complete" if zarr.open_group(path, mode="r", use_consolidated=False).attrs.get("complete") else "incomplete"
+        state = (
+            "complete"
+            if zarr.open_group(path, mode="r", use_consolidated=False).attrs.get("complete")
+            else "incomplete"
+        )
         cure = "--overwrite replaces it" + ("" if state == "complete" else ", --resume finishes it")
-        raise StoreError(f"the store {path} exists ({state}); nothing was changed. {cure}, or choose another store.path.")
+        raise StoreError(
+            f"the store {path} exists ({state}); nothing was changed. {cure}, or choose another store.path."
+        )
 
 
 def check_space(path: Path, nbytes: int) -> None:
@@ -115,7 +123,9 @@ def open_store(path: str | Path) -> xarray.DataTree:
     version = attrs["actigrad_schema"]
     if version != SCHEMA_VERSION:
         raise StoreError(f"{path} has schema {version}; this version of actigrad reads schema {SCHEMA_VERSION}.")
-    tree = xarray.open_datatree(path, engine="zarr", chunks={}, consolidated=bool(attrs["complete"]), create_default_indexes=True)
+    tree = xarray.open_datatree(
+        path, engine="zarr", chunks={}, consolidated=bool(attrs["complete"]), create_default_indexes=True
+    )
     return tree
 
 
@@ -127,7 +137,9 @@ def read_sites(tree: xarray.DataTree) -> tuple[Site, ...]:
     for attrs in sorted(found, key=lambda attrs: attrs["index"]):
         dims, rest = tuple(attrs["dims"]), iter(attrs["sample_shape"])
         shape = tuple(n if dim == "sample" else next(rest) for dim in dims)
-        sites.append(Site(attrs["path"], shape, attrs["dtype"], dims, attrs["kind"], tuple(attrs["feeds"]), attrs["missing"]))
+        sites.append(
+            Site(attrs["path"], shape, attrs["dtype"], dims, attrs["kind"], tuple(attrs["feeds"]), attrs["missing"])
+        )
     return tuple(sites)
 
 
@@ -163,7 +175,9 @@ def disk_usage(path: str | Path) -> int:
 def finalize_store(path: str | Path) -> None:
     """Mark the store complete; the consolidated metadata come last, because they are a copy."""
     zarr.open_group(path, mode="r+", use_consolidated=False).update_attributes({"complete": True})
-    with warnings.catch_warnings():  # Zarr 3 has no text on it yet; a reader that does not know the copy reads the originals
+    with (
+        warnings.catch_warnings()
+    ):  # Zarr 3 has no text on it yet; a reader that does not know the copy reads the originals
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
         zarr.consolidate_metadata(path)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import holoviews as hv
-import holoviews.plotting.bokeh  # noqa: F401 - registers the backend
+import holoviews.plotting.bokeh
 import numpy as np
 import xarray
 from holoviews.operation.datashader import rasterize
@@ -54,7 +54,9 @@ def overview(store: Store, *, quantity: str = "activation", metric: str = "rms")
         for j, step in enumerate(steps)
     ]
     name = f"log10 {metric}" if logarithmic else metric
-    element = hv.HeatMap(cells, ["step", "site"], [hv.Dimension("shown", label=name), hv.Dimension("value", label=metric), "neurons"])
+    element = hv.HeatMap(
+        cells, ["step", "site"], [hv.Dimension("shown", label=name), hv.Dimension("value", label=metric), "neurons"]
+    )
     return element.opts(
         **_frame(height=max(220, 24 * len(sites) + 90)), cmap=MAGNITUDE, colorbar=True, invert_yaxis=True, tools=["hover"],
         xrotation=0 if len(steps) <= 25 else 60, xlabel="step (training updates)", ylabel="", clipping_colors={"NaN": NOT_FINITE},
@@ -79,11 +81,33 @@ def structure(store: Store, *, step: int | None = None) -> hv.Overlay:
         ).opts(color=f"{name} colour", cmap=cmap, line_color="#ffffff", tools=["hover"], clipping_colors={"NaN": "#eef0f3"}, backend="bokeh")
         for c, (column, name, cmap) in enumerate(zip(columns, ("activation rms", "gradient rms", "dead"), (MAGNITUDE, MAGNITUDE, _REDS), strict=True))
     ])  # fmt: skip
-    numbers = _numbers([(5.9 + 1.25 * c, i, text, value, column) for c, column in enumerate(columns) for i, (value, text) in enumerate(column)])
+    numbers = _numbers(
+        [
+            (5.9 + 1.25 * c, i, text, value, column)
+            for c, column in enumerate(columns)
+            for i, (value, text) in enumerate(column)
+        ]
+    )
     names = [(1.5 + 0.28 * site.path.count("/"), i, f"{site.path}  {_shape(site)}") for i, site in enumerate(sites)]
-    labels = hv.Labels(names, ["x", "y"], "text").opts(text_align="left", text_font_size="9pt", text_color="#16181d", backend="bokeh")
-    heads = hv.Labels([(5.9 + 1.25 * c, -1.0, t) for c, t in enumerate(("activation\nlog10 rms", "gradient\nlog10 rms", "dead\nneurons"))], ["x", "y"], "text")
-    arcs = hv.Path([_arc(position[s.path], position.get(t, len(sites)), 1.35) for s in sites for t in s.feeds if t in position or t == "loss"])
+    labels = hv.Labels(names, ["x", "y"], "text").opts(
+        text_align="left", text_font_size="9pt", text_color="#16181d", backend="bokeh"
+    )
+    heads = hv.Labels(
+        [
+            (5.9 + 1.25 * c, -1.0, t)
+            for c, t in enumerate(("activation\nlog10 rms", "gradient\nlog10 rms", "dead\nneurons"))
+        ],
+        ["x", "y"],
+        "text",
+    )
+    arcs = hv.Path(
+        [
+            _arc(position[s.path], position.get(t, len(sites)), 1.35)
+            for s in sites
+            for t in s.feeds
+            if t in position or t == "loss"
+        ]
+    )
     loss = hv.Labels([(1.5, len(sites), "loss")], ["x", "y"], "text").opts(
         text_align="left", text_font_size="9pt", text_font_style="bold", text_color="#16181d", backend="bokeh"
     )
@@ -126,7 +150,9 @@ def heatmap(
     matrix = matrix[rows] if neurons != "natural" else matrix
     scale = _scale(tree, chosen, quantity, index)
     known = _known(tree, chosen, x, columns, rows)
-    what = f"{chosen.path} · {FINE[quantity]}" + ("" if x == "step" else f" at step {tree['samples']['step'].values[index]}")
+    what = f"{chosen.path} · {FINE[quantity]}" + (
+        "" if x == "step" else f" at step {tree['samples']['step'].values[index]}"
+    )
 
     def draw(x_range=None, y_range=None, width=None, height=None):
         window = None
@@ -160,8 +186,12 @@ def flow(store: Store, *, quantity: str = "gradient", step: int | None = None) -
     depth = np.arange(len(sites))
     q = np.array([point[1:6] for point in points], float)
     label = f"log10 {quantity} rms"
-    wide = hv.Area((depth, q[:, 0], q[:, 4]), "site", [label, "q95"]).opts(color="#9ec5e8", line_alpha=0, backend="bokeh")
-    middle = hv.Area((depth, q[:, 1], q[:, 3]), "site", [label, "q75"]).opts(color="#5b9bd5", line_alpha=0, backend="bokeh")
+    wide = hv.Area((depth, q[:, 0], q[:, 4]), "site", [label, "q95"]).opts(
+        color="#9ec5e8", line_alpha=0, backend="bokeh"
+    )
+    middle = hv.Area((depth, q[:, 1], q[:, 3]), "site", [label, "q75"]).opts(
+        color="#5b9bd5", line_alpha=0, backend="bokeh"
+    )
     line = hv.Curve((depth, q[:, 2]), "site", label).opts(color="#123a63", line_width=2, backend="bokeh")
     dots = hv.Points(
         [(i, point[3], point[0], point[6], point[7]) for i, point in enumerate(points)],
@@ -221,7 +251,9 @@ def _open(store: Store) -> xarray.DataTree:
 def _site(tree: xarray.DataTree, path: str) -> Site:
     sites = {site.path: site for site in read_sites(tree)}
     if path not in sites:
-        raise ViewError(f"the store has no site {path!r}. The nearest: {', '.join(nearest(path, sites)) or ', '.join(list(sites)[:8])}.")
+        raise ViewError(
+            f"the store has no site {path!r}. The nearest: {', '.join(nearest(path, sites)) or ', '.join(list(sites)[:8])}."
+        )
     return sites[path]
 
 
@@ -242,7 +274,9 @@ def _metric(tree: xarray.DataTree, site: Site, quantity: str, metric: str) -> np
         raise ViewError(f"there is no metric {metric!r}; a store has {', '.join(METRICS)}.")
     group = _summary(tree, site)
     if quantity not in group:
-        raise ViewError(f"site {site.path!r} has no {quantity} in this store; {site.missing or 'the config did not ask for it'}.")
+        raise ViewError(
+            f"site {site.path!r} has no {quantity} in this store; {site.missing or 'the config did not ask for it'}."
+        )
     return group[quantity].isel(metric=METRICS.index(metric)).values
 
 
@@ -265,7 +299,9 @@ def _matrix(tree, site: Site, quantity: str, x: str, step: int | None, order: st
         raise ViewError(f"x is {x!r}; a heatmap has 'sample' or 'step' from left to right.")
     group = _group(tree, f"{site_group(site.path)}/full")
     if quantity not in group:
-        raise ViewError(f"site {site.path!r} was not kept whole; capture its {quantity} with keep: full, or look at x='step'.")
+        raise ViewError(
+            f"site {site.path!r} was not kept whole; capture its {quantity} with keep: full, or look at x='step'."
+        )
     index = _step_index(tree, step)
     kept, shown = group["step"].values.tolist(), int(tree["samples"]["step"].values[index])
     if shown not in kept:
@@ -278,7 +314,9 @@ def _matrix(tree, site: Site, quantity: str, x: str, step: int | None, order: st
         raise ViewError("order is 'label', and this store's samples have no label; use order='natural'.")
     if order not in (None, "natural", "label"):
         raise ViewError(f"order is {order!r}; samples can be in 'natural' or 'label' order.")
-    columns, groups = label_order(labels) if labels is not None and order != "natural" else (natural_order(flat.shape[0]), [])
+    columns, groups = (
+        label_order(labels) if labels is not None and order != "natural" else (natural_order(flat.shape[0]), [])
+    )
     return np.asarray(flat)[columns].T, columns, groups, index
 
 
@@ -324,7 +362,11 @@ def _image(view: Aggregate, known: dict[str, Any], scale: Scale, x: str, what: s
     if view.nonfinite.any():
         layers |= {"not finite": view.nonfinite.astype(np.int32)}
     fy, fx = view.factors
-    cell = "a cell is one value" if fx == fy == 1 else f"a cell is the signed extreme of {fy} neuron{'s' * (fy > 1)} × {fx} {x}s"
+    cell = (
+        "a cell is one value"
+        if fx == fy == 1
+        else f"a cell is the signed extreme of {fy} neuron{'s' * (fy > 1)} × {fx} {x}s"
+    )
     data = {x: view.centres(1), "neuron": view.centres(0), **layers}
     image = hv.Image(data, [x, "neuron"], list(layers), datatype=["grid"])
     return image.opts(
@@ -354,8 +396,14 @@ def _x_label(known: dict[str, Any], x: str) -> str:
 def _group_marks(groups: list[tuple[int, int, int]], n: int) -> hv.Overlay | None:
     if not groups:
         return None
-    lines = hv.VLines([start - 0.5 for _, start, _ in groups[1:]]).opts(color="#16181d", line_width=1, alpha=0.55, backend="bokeh")
-    names = hv.Labels([((start + stop) / 2, -0.5 - 0.045 * n, str(label)) for label, start, stop in groups], ["sample", "neuron"], "text")
+    lines = hv.VLines([start - 0.5 for _, start, _ in groups[1:]]).opts(
+        color="#16181d", line_width=1, alpha=0.55, backend="bokeh"
+    )
+    names = hv.Labels(
+        [((start + stop) / 2, -0.5 - 0.045 * n, str(label)) for label, start, stop in groups],
+        ["sample", "neuron"],
+        "text",
+    )
     return lines * names.opts(text_font_size="9pt", text_font_style="bold", text_color="#16181d", backend="bokeh")
 
 
@@ -400,7 +448,9 @@ def _numbers(texts: list[tuple[float, int, str, float, list[tuple[float, str]]]]
 def _arc(a: int, b: int, x: float) -> np.ndarray:
     """Half an ellipse from row a to row b, bulging left with the distance."""
     t = np.linspace(0, np.pi, 24)
-    return np.column_stack([x - min(1.2, 0.22 + 0.16 * (abs(b - a) - 1)) * np.sin(t), a + (b - a) * (1 - np.cos(t)) / 2])
+    return np.column_stack(
+        [x - min(1.2, 0.22 + 0.16 * (abs(b - a) - 1)) * np.sin(t), a + (b - a) * (1 - np.cos(t)) / 2]
+    )
 
 
 def _shape(site: Site) -> str:
@@ -412,9 +462,15 @@ def _neurons(site: Site) -> int:
 
 
 def _input(tree, name: str | None):
-    inputs = {node.path.split("/")[-2]: node for node in _group(tree, "inputs").subtree if "gradient" in node} if "inputs" in tree else {}
+    inputs = (
+        {node.path.split("/")[-2]: node for node in _group(tree, "inputs").subtree if "gradient" in node}
+        if "inputs" in tree
+        else {}
+    )
     if not inputs or (name is not None and name not in inputs):
-        raise ViewError(f"the store holds no input {name or ''!r} with its gradient (it has {list(inputs)}); set inputs: {{keep: full}}.")
+        raise ViewError(
+            f"the store holds no input {name or ''!r} with its gradient (it has {list(inputs)}); set inputs: {{keep: full}}."
+        )
     name = name or next(iter(inputs))
     return name, inputs[name]
 

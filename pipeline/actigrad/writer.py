@@ -155,7 +155,9 @@ class Writer:
             self._journal.flush()
             os.fsync(self._journal.fileno())
         except OSError as error:
-            raise StoreError(f"the journal of {self.path} cannot be written: {error.strerror}. Resume with --resume.") from error
+            raise StoreError(
+                f"the journal of {self.path} cannot be written: {error.strerror}. Resume with --resume."
+            ) from error
 
 
 def _open_journal(path: Path):
@@ -164,7 +166,9 @@ def _open_journal(path: Path):
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         store = str(path).removesuffix(".journal")
-        raise StoreError(f"another process is writing to {store}. Wait for it, or choose another store.path.") from error
+        raise StoreError(
+            f"another process is writing to {store}. Wait for it, or choose another store.path."
+        ) from error
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}. Choose another store.path.") from error
     return journal
