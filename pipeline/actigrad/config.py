@@ -3,8 +3,9 @@
     config = configfile.load_config("configs/digits.yaml", ["train.steps=100"])
     config.capture[0].sites                      # ("**",)
 
-Reading a file and telling what is wrong with it is `configfile`'s work. Records are strict: `'2'` is not 2, and a key that is not known is an error, because a typo that is silently
-dropped runs the wrong thing for hours. Factories are references, `module:name`.
+Reading a file and telling what is wrong with it is `configfile`'s work. Records are strict: `'2'` is not 2, and a key
+that is not known is an error, because a typo that is silently dropped runs the wrong thing for hours. Factories are
+references, `module:name`.
 """
 
 from pathlib import Path
@@ -85,7 +86,7 @@ class CaptureRule(Record):
     """Patterns of sites: `**`, `head/*`, `conv{1,2}`, `type:Linear`, `re:...`."""
     exclude: Patterns = ()
     """Patterns of sites to leave out."""
-    quantities: tuple[Quantity, ...] = Field(("activation", "gradient"), strict=False, min_length=1)
+    quantities: tuple[Quantity, ...] = Field(default=("activation", "gradient"), strict=False, min_length=1)
     """Which quantities."""
     keep: Literal["summary", "full"] = "summary"
     """A few values a neuron and a histogram, or also the whole arrays."""
@@ -106,7 +107,7 @@ class ParameterSpec(Record):
     """What to keep of the parameters."""
 
     quantities: tuple[Literal["value", "gradient", "update"], ...] = Field(
-        ("value", "gradient", "update"), strict=False, min_length=1
+        default=("value", "gradient", "update"), strict=False, min_length=1
     )
     """The value, the gradient summed over the captured samples, and the change by the last update."""
     keep: Literal["summary", "full", "none"] = "summary"

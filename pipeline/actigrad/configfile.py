@@ -20,6 +20,7 @@ from typing import Any
 import pydantic
 from pydantic import BaseModel
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 
@@ -98,15 +99,16 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _mark(error: MarkedYAMLError) -> int:
-    mark = error.problem_mark or error.context_mark
+    mark: Any = error.problem_mark or error.context_mark
     return mark.line + 1 if mark else 1
 
 
 def _lines(node: Any, path: Path, location: Location = ()) -> Iterator[tuple[Location, str]]:
     """`file:line` of every key and list item."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    is_mapping = isinstance(node, CommentedMap)
+    items = node.items() if is_mapping else enumerate(node) if isinstance(node, CommentedSeq) else ()
     for key, value in items:
-        line = node.lc.key(key)[0] if isinstance(node, dict) else node.lc.item(key)[0]
+        line = (node.lc.key(key) if is_mapping else node.lc.item(key))[0]
         yield (*location, key), f"{path}:{line + 1}"
         yield from _lines(value, path, (*location, key))
 
@@ -131,7 +133,7 @@ def _override(tree: Any, origins: dict[Location, str], text: str) -> Problem | N
         return Problem(path, repr(text), "key.path=value", where, "e.g. --set capture.0.keep=full")
     location: Location = ()
     *front, last = [int(part) if part.isdigit() else part for part in path.strip().split(".")]
-    node = tree
+    node: Any = tree
     for part in front:
         location = (*location, part)
         if isinstance(part, str) and isinstance(node, dict):

@@ -69,11 +69,12 @@ class _Walker:
         """The frontiers of a jaxpr's outputs, given those of its inputs."""
         jaxpr, _ = parts(closed)
         env: dict[Any, Frontier] = dict(zip(jaxpr.invars, inputs, strict=True))
-        read = lambda var: NOTHING if isinstance(var, Literal) else env.get(var, NOTHING)  # noqa: E731
+        read = lambda var: NOTHING if isinstance(var, Literal) else env.get(var, NOTHING)
         for index, eqn in enumerate(jaxpr.eqns):
             outs = self.equation(eqn, [read(var) for var in eqn.invars], (*address, index))
             for var, frontier in zip(eqn.outvars, outs, strict=True):
-                smooth = jnp.issubdtype(var.aval.dtype, jnp.inexact) if hasattr(var.aval, "dtype") else False
+                dtype = getattr(var.aval, "dtype", None)
+                smooth = dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
                 env[var] = frontier if smooth else _rough(frontier)
         return [read(var) for var in jaxpr.outvars]
 
@@ -101,7 +102,7 @@ class _Walker:
         return [_rough(everything) if name == "stop_gradient" else everything] * len(eqn.outvars)
 
     def loop(self, body, inputs, n_consts: int, n_carry: int, here: Address, *, runs: bool) -> list[Frontier]:
-        """Carried frontiers grow from iteration to iteration until they stay; `runs`: at least one iteration happens."""
+        """Carried frontiers grow from iteration to iteration until they stay; `runs`: at least once."""
         consts, carry, xs = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
         while True:
             outs = self.run(body, [*consts, *carry, *xs], here)

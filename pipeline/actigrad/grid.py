@@ -50,6 +50,7 @@ def validate_region(region: Region, shape: Sequence[int], chunks: Sequence[int],
             raise StoreError(f"{name}: rows {start}:{stop} of axis {axis} lie outside of its {size}.")
         if start % chunk or (stop % chunk and stop != size):
             raise StoreError(
-                f"{name}: rows {start}:{stop} of axis {axis} share a chunk (of {chunk} rows) with another write; the two "
-                f"would overwrite each other. Write whole chunks: {start - start % chunk}:{min(size, -(-stop // chunk) * chunk)}."
+                f"{name}: rows {start}:{stop} of axis {axis} share a chunk (of {chunk} rows) with another write; the "
+                "two would overwrite each other. Write whole chunks: "
+                f"{start - start % chunk}:{min(size, -(-stop // chunk) * chunk)}."
             )

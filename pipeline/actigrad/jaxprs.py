@@ -91,8 +91,7 @@ def sub_jaxprs(eqn: JaxprEqn) -> list[Any]:
     found = []
     for _, value in sorted(eqn.params.items()):
         for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, Jaxpr | ClosedJaxpr):
-                found.append(item)
+            found += [item] if isinstance(item, Jaxpr | ClosedJaxpr) else []
     return found
 
 
@@ -140,7 +139,7 @@ def _inside(eqn: JaxprEqn, sub: Any, around: Tap) -> Tap:
     if name == "while":
         if sub is eqn.params["cond_jaxpr"]:
             return replace(around, refused="it stands in the condition of a while_loop; name the value in the body")
-        reason = "it is inside a while_loop, which JAX cannot differentiate in reverse; use scan, or fori_loop with static bounds"
+        reason = "it is inside a while_loop, which JAX cannot differentiate in reverse; use scan or a static fori_loop"
         return replace(around, visitable=True, no_gradient=reason)
     if name in CUSTOM_RULES:
         if parts(sub)[0].effects:
@@ -225,7 +224,7 @@ def _inline(rw: Rewriter, eqn, inputs, probes, here):
     """`jit` and other calls: XLA inlines them anyway; shardings that were asked for are kept as constraints."""
     constrain = lambda xs, key: [
         _constrained(x, s) for x, s in zip(xs, eqn.params.get(key) or [None] * len(xs), strict=True)
-    ]  # noqa: E731
+    ]
     inputs = constrain(inputs, "in_shardings")
     outs, values = rw.run(sub_jaxprs(eqn)[0], inputs, probes, (*here, 0))
     return constrain(outs, "out_shardings"), values
@@ -298,7 +297,7 @@ def _while(rw: Rewriter, eqn, inputs, probes, here):
 
 
 def _custom_rule(rw: Rewriter, eqn, inputs, probes, here):
-    """The call stays as it is, so that its rule applies; the values come from the primal beside it (XLA merges them)."""
+    """The call stays as it is, so that its rule applies; values come from the primal beside it (XLA merges them)."""
     primal = [lax.stop_gradient(x) for x in inputs]
     child = next(i for i, sub in enumerate(sub_jaxprs(eqn)) if rw.prefixes & {(*here, i)})
     return bind(eqn, inputs), rw.run(sub_jaxprs(eqn)[child], primal, {}, (*here, child))[1]

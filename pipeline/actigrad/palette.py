@@ -45,7 +45,8 @@ def make_scale(counts: np.ndarray, zeros: int, left: np.ndarray, right: np.ndarr
     Args:
         counts: (bin,) of the stored histogram.
         zeros: how many values are exactly zero.
-        left, right: (bin,) edges.
+        left: (bin,) lower edges.
+        right: (bin,) upper edges.
         extremes: (neuron,) signed extremes; they bound the scale, as bins are coarse.
     """
     finite = extremes[np.isfinite(extremes)]

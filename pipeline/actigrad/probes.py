@@ -4,8 +4,8 @@ A probe must not change a single bit of the program. `x + 0` does: it turns -0.0
 zero is float32, and keeps a buffer of the activation's size. So there are two exact identities:
 
 - `open_tap(x, probe)`: the tangent is `dx + dprobe`, so the probe's cotangent is the gradient;
-- with a reduction, a custom rule: on the way back the gradient goes through unchanged, and the small `state` receives its
-  reduction as its "cotangent". Inside a loop this happens iteration by iteration: the full gradient of all layers
+- with a reduction, a custom rule: on the way back the gradient goes through unchanged, and the small `state` receives
+  its reduction as its "cotangent". Inside a loop this happens iteration by iteration: the full gradient of all layers
   never exists.
 
 A cotangent must be floating, and a reduction may count. Integers travel as two float32 halves of 16 bits, which are
@@ -35,7 +35,7 @@ def _open_tap_jvp(primals, tangents):
 
 
 def make_probe(choice: reductions.Choice, aval: Any, dims: Dims) -> Any:
-    """The zeros that enter at a tap, without a loop's axes: like the value, or like the packed state of its reduction."""
+    """The zeros that enter at a tap, without a loop's axes: like the value, or the packed state of its reduction."""
     like = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
     if choice is None:
         return like

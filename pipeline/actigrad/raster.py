@@ -54,7 +54,7 @@ def rasterise(values: Any, window: tuple[Span, Span] | None = None, pixels: tupl
     """Reduce a window of a matrix to at most `pixels` cells.
 
     Args:
-        values: (rows, columns), anything that slices like NumPy and becomes an array: dask, zarr, xarray; any real dtype.
+        values: (rows, columns), what slices like NumPy and becomes an array: dask, zarr, xarray; any real dtype.
         window: ((first row, stop), (first column, stop)); clipped to the matrix; None for all of it.
         pixels: (along y, along x).
 
@@ -83,7 +83,7 @@ def _reduce(block: np.ndarray, factors: tuple[int, int], start: tuple[int, int])
     # Cells at the ragged ends are filled up with elements that are neither values nor non-finite.
     padded = np.pad(block, ((0, cells[0] * fy - rows), (0, cells[1] * fx - columns)))
     inside = np.pad(np.ones(block.shape, bool), ((0, cells[0] * fy - rows), (0, cells[1] * fx - columns)))
-    blocked: Callable[[np.ndarray], np.ndarray] = lambda a: (  # noqa: E731
+    blocked: Callable[[np.ndarray], np.ndarray] = lambda a: (
         a.reshape(cells[0], fy, cells[1], fx).transpose(0, 2, 1, 3).reshape(*cells, fy * fx)
     )
     values, inside = blocked(padded), blocked(inside)

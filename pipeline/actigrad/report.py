@@ -141,7 +141,7 @@ def _heatmaps(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Part:
             for quantity in quantities:
                 draw = lambda q=quantity, x=x, p=site.path: views.heatmap(
                     tree, p, quantity=q, x=x, dynamic=False, pixels=PIXELS
-                )  # noqa: E731
+                )
                 made += _try(draw, f"Heatmap of {quantity} of {site.path}, neurons by {x}s")
         cost = sum(_cells(picture.view) for picture in made)
         if spent + cost > BUDGET:

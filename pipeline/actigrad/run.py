@@ -371,8 +371,7 @@ def _add_trees(a: Any, b: Any) -> Any:
 
 
 def _subtract_trees(a: Any, b: Any) -> Any:
-    difference = _subtract_leaves(named_leaves(a), named_leaves(b))
-    return difference
+    return _subtract_leaves(named_leaves(a), named_leaves(b))
 
 
 @jax.jit

@@ -139,9 +139,10 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
     arrays.coord("samples/step", ("step",), steps, {"long_name": "training updates done", "units": "1"})
     for name, values in samples.items():
         arrays.coord(f"samples/{name}", ("sample",), values, {"long_name": name})
-    arrays.add("samples/loss", step=steps, sample=n, attrs={"long_name": "loss of the sample", "units": "1"})
+    arrays.add("samples/loss", {"sample": n}, step=steps, attrs={"long_name": "loss of the sample", "units": "1"})
     if tensors.predicts:
-        arrays.add("samples/prediction", step=steps, sample=n, dtype="int32", attrs={"long_name": "predicted class"})
+        attrs = {"long_name": "predicted class"}
+        arrays.add("samples/prediction", {"sample": n}, step=steps, dtype="int32", attrs=attrs)
     for plan in plans:
         groups[site_group(plan.site.path)] = _site_attrs(plan.site, len(groups))
         _add_site(arrays, plan, config, n)
@@ -183,8 +184,8 @@ class _Arrays:
             self.specs[path] = ArraySpec(path, dims, (len(values),), (len(values),), dtype, attrs)
             self.values[path] = list(values)
 
-    def add(self, path: str, *, step: Sequence[int], chunks: Mapping[str, int] | None = None, dtype="float32",
-            attrs: Mapping[str, Any], codec="plain", **dims: int) -> None:  # fmt: skip
+    def add(self, path: str, dims: Mapping[str, int], *, step: Sequence[int], attrs: Mapping[str, Any],
+            chunks: Mapping[str, int] | None = None, dtype="float32", codec="plain") -> None:  # fmt: skip
         group = path.rpartition("/")[0]
         self.coord(f"{group}/step", ("step",), step, {"long_name": "training updates done", "units": "1"})
         sizes = {"step": len(step), **dims}
@@ -218,9 +219,8 @@ def _add_site(arrays: _Arrays, plan: Plan, config: Config, n: int) -> None:
         attrs = {"long_name": LONG_NAMES[quantity], "units": "1", "dtype": _kept_dtype(plan.site, rule)}
         codec = "rounded" if attrs["dtype"] == "bfloat16" else "plain"
         chunks = {"sample": rows} | _split(sizes, rows * row_bytes)
-        arrays.add(
-            f"{group}/full/{quantity}", step=steps, chunks=chunks, attrs=attrs, codec=codec, **(sizes | {"sample": n})
-        )
+        dims = sizes | {"sample": n}
+        arrays.add(f"{group}/full/{quantity}", dims, step=steps, chunks=chunks, attrs=attrs, codec=codec)
 
 
 def _kept_dtype(site: Site, rule: CaptureRule) -> str:
@@ -246,7 +246,7 @@ def _loops(sizes: Mapping[str, int]) -> dict[str, int]:
 def _add_summary(arrays: _Arrays, group: str, name: str, steps, sizes: Mapping[str, int], long_name: str) -> None:
     arrays.coord(f"{group}/metric", ("metric",), METRICS, {"long_name": "statistic of a neuron's finite values"})
     attrs = {"long_name": f"{long_name}, summarised for each neuron", "units": "1"}
-    arrays.add(f"{group}/{name}", step=steps, metric=len(METRICS), attrs=attrs, **sizes)
+    arrays.add(f"{group}/{name}", {"metric": len(METRICS), **sizes}, step=steps, attrs=attrs)
 
 
 def _add_histogram(arrays: _Arrays, group: str, quantity: str, steps, loops: Mapping[str, int]) -> None:
@@ -254,23 +254,26 @@ def _add_histogram(arrays: _Arrays, group: str, quantity: str, steps, loops: Map
     for side, values in (("bin_left", edges[:-1]), ("bin_right", edges[1:])):
         arrays.coord(f"{group}/{side}", ("bin",), values, {"long_name": f"{side.removeprefix('bin_')} edge of the bin"})
     attrs = {"long_name": f"number of values of the {quantity} in each bin", "units": "1"}
-    arrays.add(f"{group}/{quantity}_histogram", step=steps, dtype="int64", attrs=attrs, **loops, bin=len(edges) - 1)
+    dims = {**loops, "bin": len(edges) - 1}
+    arrays.add(f"{group}/{quantity}_histogram", dims, step=steps, dtype="int64", attrs=attrs)
     arrays.coord(f"{group}/special", ("special",), SPECIAL, {"long_name": "values that are in no bin"})
     attrs = {"long_name": f"number of zeros, NaN and infinities of the {quantity}", "units": "1"}
-    arrays.add(f"{group}/{quantity}_special", step=steps, dtype="int64", attrs=attrs, **loops, special=4)
+    dims = {**loops, "special": len(SPECIAL)}
+    arrays.add(f"{group}/{quantity}_special", dims, step=steps, dtype="int64", attrs=attrs)
 
 
 def _add_input(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Config, n: int, has_gradient: bool) -> None:
     from_shape = Site("", (n, *shape), "float32", (), "")
     between = len(shape) - 1
-    names = {0: (), 1: ("position",), 2: ("y", "x")}.get(between, tuple(f"d{i + 1}" for i in range(between)))
+    named: dict[int, tuple[str, ...]] = {0: (), 1: ("position",), 2: ("y", "x")}
+    names = named.get(between, tuple(f"d{i + 1}" for i in range(between)))
     sizes = dict(zip(("sample", *names, "neuron")[: len(shape) + 1], from_shape.shape, strict=True))
     rows = block_rows(n, config.data.batch_size, 4 * math.prod(shape))
     attrs = {"long_name": "input of the model", "units": "1"}
-    arrays.add(f"{group}/value", step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs, **sizes)
+    arrays.add(f"{group}/value", sizes, step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs)
     if has_gradient:
         attrs = {"long_name": "gradient of each sample's loss with respect to the input", "units": "1"}
-        arrays.add(f"{group}/gradient", step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs, **sizes)
+        arrays.add(f"{group}/gradient", sizes, step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs)
 
 
 def _add_parameter(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Config) -> None:
@@ -281,7 +284,7 @@ def _add_parameter(arrays: _Arrays, group: str, shape: tuple[int, ...], config: 
         _add_summary(arrays, f"{group}/summary", quantity, config.steps, {"neuron": sizes.get("neuron", 1)}, long_name)
         if config.parameters.keep == "full":
             attrs = {"long_name": long_name, "units": "1"}
-            arrays.add(f"{group}/full/{quantity}", step=config.steps[-1:], attrs=attrs, **sizes)
+            arrays.add(f"{group}/full/{quantity}", sizes, step=config.steps[-1:], attrs=attrs)
 
 
 def with_codecs(template: Template, sparse: set[str]) -> Template:

@@ -123,10 +123,9 @@ def open_store(path: str | Path) -> xarray.DataTree:
     version = attrs["actigrad_schema"]
     if version != SCHEMA_VERSION:
         raise StoreError(f"{path} has schema {version}; this version of actigrad reads schema {SCHEMA_VERSION}.")
-    tree = xarray.open_datatree(
+    return xarray.open_datatree(
         path, engine="zarr", chunks={}, consolidated=bool(attrs["complete"]), create_default_indexes=True
     )
-    return tree
 
 
 def read_sites(tree: xarray.DataTree) -> tuple[Site, ...]:
@@ -146,7 +145,7 @@ def read_sites(tree: xarray.DataTree) -> tuple[Site, ...]:
 def describe(path: str | Path) -> dict[str, Any]:
     """What `actigrad info` prints: state, sizes, versions, by name."""
     tree = open_store(path)
-    samples, sites = tree["samples"], read_sites(tree)
+    samples, sites = tree["samples"].to_dataset(), read_sites(tree)
     last = samples["loss"].isel(step=-1).values
     return {
         "store": str(path),

@@ -15,6 +15,7 @@ the batch axis to the front, is invisible to every policy, and carries the kind.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -29,7 +30,7 @@ def _jvp(primals, tangents, **params):
 
 
 def _batch(args, dims, **params):
-    return tap_p.bind(batching.moveaxis(args[0], dims[0], 0), **params), 0
+    return tap_p.bind(jnp.moveaxis(args[0], dims[0], 0), **params), 0
 
 
 ad.primitive_jvps[tap_p] = _jvp

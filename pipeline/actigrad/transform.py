@@ -148,8 +148,8 @@ class _Request:
     reduce: Reduce
 
     def reduction(self, site: Site, quantity: str) -> reductions.Choice:
-        choice: Any = self.reduce
-        return choice(site, quantity) if callable(choice) else choice
+        choice: Any = self.reduce(site, quantity) if callable(self.reduce) else self.reduce
+        return choice
 
 
 def _run(request: _Request, static: Static, arrays: list[Any]) -> Frame:

@@ -2,8 +2,8 @@
 
     with Writer("run.zarr", fingerprint) as writer:
         if not writer.is_done("step 20"):
-            writer.put("sites/head/0/full/activation", region, block)     # returns at once; waits when too much is queued
-            writer.commit("step 20")                                      # all of it is on the disk, and the journal says so
+            writer.put("sites/head/0/full/activation", region, block)   # returns at once; waits when much is queued
+            writer.commit("step 20")                                    # it is on the disk, and the journal says so
 
 A block is whole chunks or refused. Each chunk file is synced before its commit is journaled, and each journal line is
 synced before `commit` returns: after a power cut the journal never says more than the disk holds. The journal is
@@ -124,8 +124,8 @@ class Writer:
         error = future.exception()
         if isinstance(error, OSError):
             raise StoreError(
-                f"writing to {self.path} failed: {error.strerror or error}. What was committed before is safe; make room "
-                "or repair the disk, then run again with --resume."
+                f"writing to {self.path} failed: {error.strerror or error}. What was committed before is safe; make "
+                "room or repair the disk, then run again with --resume."
             ) from error
         if error is not None:
             raise error
@@ -143,8 +143,8 @@ class Writer:
         differs = [part for part in fingerprint if theirs.get(part) != fingerprint[part]]
         if differs:
             raise StoreError(
-                f"the store {self.path} was begun by another run: its {', '.join(differs)} differ{'s' * (len(differs) == 1)}. "
-                "Resume with what it was begun with, or start over with --overwrite."
+                f"the store {self.path} was begun by another run: its {', '.join(differs)} "
+                f"differ{'s' * (len(differs) == 1)}. Resume with what it was begun with, or start over: --overwrite."
             )
         self._done = {line["done"] for line in lines[1:]}
 

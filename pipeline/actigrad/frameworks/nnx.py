@@ -52,10 +52,10 @@ def observe(model: Any) -> tuple[Callable[..., Any], dict[str, Any]] | None:
 
 
 @cache
-def _tapped(module_type: type, path: str) -> type:
+def _tapped(module_type: Any, path: str) -> type:
     """A subclass that taps what `__call__` returns; one a (class, path), so that graph definitions compare equal."""
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args, **kwargs):  # noqa: N807 - it becomes the method of the subclass
         return tap(super(subclass, self).__call__(*args, **kwargs), path, kind=module_type.__name__)
 
     subclass = type(module_type.__name__, (module_type,), {"__call__": __call__, "__module__": module_type.__module__})

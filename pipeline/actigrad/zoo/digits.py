@@ -90,7 +90,7 @@ def build(*, seed: int = 0, width: int = 32) -> DigitsCNN:
 
 def load(*, test_share: float = 0.2) -> dict[str, np.ndarray]:
     """Image (1797, 8, 8, 1) float32 in [0, 1], label (1797,) int32, split (1797,) int8: 0 train, 1 test."""
-    digits = load_digits()
+    digits: Any = load_digits()
     split = np.full(len(digits.target), TRAIN, np.int8)
     order = np.random.default_rng(0).permutation(len(split))
     split[order[: round(test_share * len(split))]] = TEST
