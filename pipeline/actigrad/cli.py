@@ -6,6 +6,8 @@ that failed, 2 a config or an option that cannot be used, 130 stopped with Ctrl-
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,18 +16,19 @@ import typer
 from actigrad.errors import ActigradError, ConfigError
 
 HELP = """
-Activations and gradients of any JAX model: captured in one jitted pass, kept as chunked
-xarray datasets, shown as heatmaps that stay true.
+Activations and gradients of any JAX model: captured in one jitted pass, kept as chunked xarray datasets, \
+shown as heatmaps that stay true.
 
-    actigrad run configs/digits.yaml        train, capture, store, report
-    actigrad sites configs/digits.yaml      what can be captured, without computing anything
+\b
+actigrad run configs/digits.yaml      train, capture, store, report
+actigrad sites configs/digits.yaml    what can be captured
 
-A config names a model, its data and a loss as `module:function`, and says what to keep.
-`--set key.path=value` overrides any of its keys, e.g. `--set capture.0.keep=full`.
+A config names a model, its data and a loss as module:function, and says what to keep. \
+--set key.path=value overrides any of its keys: --set capture.0.keep=full.
 """
 
 app = typer.Typer(
-    help=HELP, no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False
+    help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
 )
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file of the run.", show_default=False)]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="The Zarr directory of a run.", show_default=False)]
@@ -38,27 +41,24 @@ Sets = Annotated[
 def run(
     config: ConfigPath,
     set_: Sets = [],  # noqa: B006 - typer reads it
-    resume: Annotated[bool, typer.Option(help="Go on where an interrupted run of this config stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace the store that is there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run of this config stopped.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store that is there.")] = False,
 ) -> None:
     """Train, capture, write the store and the report."""
-    from actigrad import run as running
-    from actigrad.progress import Bars, print_result
-
     if resume and overwrite:
         raise typer.BadParameter("--resume and --overwrite exclude each other")
     job = _load(config, set_)
-    try:
-        with Bars() as bars:
-            result = running.run(job, resume=resume, overwrite=overwrite, progress=bars)
-            written = _write_report(job.config.store.path, job.config.report.path, bars) if job.config.report else None
-    except KeyboardInterrupt:
-        again = " ".join(["actigrad run", str(config), *(f"--set {one}" for one in set_), "--resume"])
-        print(
-            f"\nStopped. {job.config.store.path} is incomplete; what was committed is safe. Finish it: {again}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
+    from actigrad import run as running
+    from actigrad.progress import Bars, print_result
+
+    store, html = job.config.store.path, job.config.report.path if job.config.report else None
+    instead = " in place of --overwrite" if overwrite else ""
+    with _stoppable(f"{store} may be incomplete. Finish it: the same command with --resume{instead}."), Bars() as bars:
+        result = running.run(job, resume=resume, overwrite=overwrite, progress=bars)
+    with _stoppable(f"{store} is complete. Write its report: actigrad report {store}"), Bars() as bars:
+        written = _write_report(store, html, bars) if html else None
     print_result(result, written)
 
 
@@ -71,7 +71,7 @@ def sites(
     """List what can be captured: path, dims, shape, dtype, bytes a sample. Computes nothing."""
     from actigrad.progress import print_sites
 
-    print_sites(_load(config, set_).sites, tree=tree)
+    print_sites(_load(config, set_, planned=False).sites, tree=tree)
 
 
 @app.command()
@@ -100,7 +100,7 @@ def report(
     """Write the report of a store: one HTML file that opens offline."""
     from actigrad.progress import Bars
 
-    with Bars() as bars:
+    with _stoppable("No report was written."), Bars() as bars:
         written = _write_report(store, output or store.parent / "report.html", bars)
     print(f"report  {written}")
 
@@ -113,11 +113,29 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def _load(config: Path, overrides: list[str]) -> Any:
-    from actigrad.configfile import load_config
-    from actigrad.job import load
+def _load(config: Path, overrides: list[str], *, planned: bool = True) -> Any:
+    from actigrad.configfile import load_config, locate
 
-    return load(load_config(config, overrides), where=str(config))
+    checked = load_config(config, overrides)
+    from actigrad.job import load  # after the check: JAX takes seconds to import, and a typo should not
+
+    try:
+        job = load(checked)
+        if planned:
+            job.plans()  # a pattern that matches nothing is told here, with its line
+        return job
+    except ConfigError as error:
+        raise locate(error, config, overrides) from error
+
+
+@contextmanager
+def _stoppable(state: str) -> Iterator[None]:
+    """Ctrl-C ends in a sentence about what is on the disk."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nStopped. {state}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _write_report(store: Path, path: Path, bars: Any) -> Path:

@@ -40,7 +40,8 @@ class Problem:
     def __str__(self) -> str:
         """One line for the place, one for the finding, one for the cure."""
         hint = f"\n      {self.hint}" if self.hint else ""
-        return f"  {self.where}: {self.key}\n      found {self.value}, expected {self.expected}{hint}"
+        place = ": ".join(filter(None, (self.where, self.key)))
+        return f"  {place}\n      found {self.value}, expected {self.expected}{hint}"
 
 
 class ConfigError(ActigradError):
@@ -75,4 +76,14 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     >>> nearest("hed/0", ["conv1", "head/0", "head/1"])
     ['head/0', 'head/1']
     """
-    return difflib.get_close_matches(name, list(known), n, cutoff=0.5)
+    return difflib.get_close_matches(name, list(known), n, cutoff=0.6)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest names as a question, or "" when none is near.
+
+    >>> did_you_mean("kepp", ["keep", "steps"])
+    "did you mean 'keep'?"
+    """
+    near = nearest(name, known)
+    return f"did you mean {' or '.join(repr(one) for one in near)}?" if near else ""

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from actigrad.config import Config
-from actigrad.configfile import resolve
 from actigrad.errors import ActigradError, CaptureError, ConfigError, Problem
 from actigrad.frameworks import observe
+from actigrad.references import resolve
 from actigrad.schema import Plan, Template, Tensors, make_plans, make_template
-from actigrad.sites import Site
+from actigrad.sites import Site, choose
 from actigrad.transform import list_sites
 
 Batch = dict[str, np.ndarray]
@@ -59,7 +59,14 @@ class Job:
         return {name: values[self.rows[start:stop]] for name, values in self.data.items()}
 
     def plans(self) -> tuple[Plan, ...]:
-        """What to keep of each site."""
+        """What to keep of each site.
+
+        Raises:
+            ConfigError: with every pattern of `capture` that matches no site.
+        """
+        problems = list(_unmatched(self.config, self.sites))
+        if problems:
+            raise ConfigError(problems)
         return make_plans(self.config, self.sites)
 
     def template(self) -> Template:
@@ -197,6 +204,18 @@ def _trace(loss: Callable[..., Any], params: Any, batch: Batch) -> tuple[tuple[S
             f"the loss failed on a batch of the data ({shapes}): {type(error).__name__}: {error}\n"
             "Do the model's input shape and the keys of data.factory fit the loss?"
         ) from error
+
+
+def _unmatched(config: Config, sites: tuple[Site, ...]) -> Iterator[Problem]:
+    for index, rule in enumerate(config.capture):
+        for name, patterns in (("sites", rule.sites), ("exclude", rule.exclude)):
+            for pattern in patterns:
+                try:
+                    choose(sites, pattern)
+                except CaptureError as error:
+                    yield Problem(
+                        f"capture.{index}.{name}", repr(pattern), "a pattern of sites", "the config", str(error)
+                    )
 
 
 def _digest(parts: list[bytes]) -> str:

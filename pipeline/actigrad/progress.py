@@ -89,18 +89,18 @@ def print_sites(sites: Sequence[Site], *, tree: bool) -> None:
         console.print(_tree(sites))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("site", "kind", "dims", "shape of a sample", "dtype"):
+    for name in ("site", "kind", "dims", "shape", "dtype"):
         table.add_column(name, overflow="fold")
     table.add_column("bytes a sample", justify="right")
     for site in sites:
         samples = dict(zip(site.dims, site.shape, strict=True)).get("sample", 1)
-        shape = " x ".join(map(str, site.sample_shape)) or "scalar"
+        shape = "×".join(map(str, site.sample_shape)) or "scalar"
         note = f"{site.dtype} (no gradient: {site.missing})" if site.missing else site.dtype
         table.add_row(
             Text(site.path), site.kind, ", ".join(site.dims), shape, note, decimal(site.nbytes // max(1, samples))
         )
     console.print(table)
-    print(f"{len(sites)} sites")
+    print(f"{len(sites)} sites; shapes and bytes are those of one sample")
 
 
 def print_estimate(estimate: "Estimate") -> None:
@@ -132,7 +132,7 @@ def _tree(sites: Sequence[Site]) -> Tree:
             if parts[:end] not in branches:
                 label = Text(parts[end - 1], style="bold")
                 if site := by_path.get(parts[:end]):
-                    shape = "x".join(map(str, site.sample_shape)) or "scalar"
+                    shape = "×".join(map(str, site.sample_shape)) or "scalar"
                     label.append(f"  {site.kind} {shape}", style="dim").append(
                         f"  → {', '.join(site.feeds) or 'nothing'}", style="cyan"
                     )
