@@ -85,7 +85,7 @@ class _Walker:
                 return inputs
             self.edge(inputs[0], self.names[here])
             return [frozenset({(self.names[here], True)})]
-        if name in INLINED or name in REMAT or name in CUSTOM_RULES:
+        if name in INLINED or name in REMAT or name in CUSTOM_RULES or name == "shard_map":
             return self.run(subs[0], inputs, (*here, 0))
         if name == "scan":
             n_consts, n_carry = scan_layout(eqn)

@@ -16,6 +16,7 @@ Equations in which no chosen tap stands are bound unchanged, custom derivative r
 primitive that is not in `_HANDLERS` is reported in `Tap.refused`, never dropped.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.sharding import PartitionSpec
 
 from actigrad.taps import tap_p
 
@@ -39,6 +41,8 @@ class Axis(NamedTuple):
 
     dim: str
     size: int
+    shard_map: Any = None
+    """The equation that shards, as long as it depends on the value how many shards there are."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ def _walk(closed: Any, address: Address, around: Tap) -> Iterator[Tap]:
         here = (*address, index)
         if is_tap(eqn):
             aval, kind = eqn.outvars[0].aval, eqn.params.get("kind", "")
-            yield replace(around, address=here, name=eqn.params["name"], kind=kind, aval=aval)
+            front = tuple(resolved for axis in around.front if (resolved := _resolve(axis, aval)))
+            yield replace(around, address=here, name=eqn.params["name"], kind=kind, aval=aval, front=front)
             continue
         # A remat that is already differentiated recomputes a forward pass that stands elsewhere in the program.
         if eqn.primitive.name in REMAT and eqn.params.get("differentiated"):
@@ -136,6 +141,8 @@ def _inside(eqn: JaxprEqn, sub: Any, around: Tap) -> Tap:
         return replace(around, front=(*around.front, Axis("layer", eqn.params["length"])))
     if name == "cond":
         return replace(around, visitable=True)
+    if name == "shard_map":
+        return replace(around, front=(*around.front, Axis("shard", 0, eqn)))
     if name == "while":
         if sub is eqn.params["cond_jaxpr"]:
             return replace(around, refused="it stands in the condition of a while_loop; name the value in the body")
@@ -150,6 +157,20 @@ def _inside(eqn: JaxprEqn, sub: Any, around: Tap) -> Tap:
     return replace(
         around, refused=f"it is inside the primitive {name!r}, which cannot be opened; name the value outside"
     )
+
+
+def _resolve(axis: Axis, aval: Any) -> Axis | None:
+    """A value that differs from shard to shard has an axis for them; one that is the same on all has none."""
+    if axis.shard_map is None:
+        return axis
+    sizes = [axis.shard_map.params["mesh"].shape[name] for name in shard_axes(axis.shard_map, aval)]
+    return Axis("shard", math.prod(sizes)) if sizes else None
+
+
+def shard_axes(eqn: JaxprEqn, aval: Any) -> tuple[str, ...]:
+    """The mesh axes of a shard_map along which a value inside it varies; without checks, all that it makes manual."""
+    manual = [name for name in eqn.params["mesh"].axis_names if name in eqn.params["newly_manual_axes"]]
+    return tuple(name for name in manual if not eqn.params["check_vma"] or name in aval.mat.varying)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -296,6 +317,28 @@ def _while(rw: Rewriter, eqn, inputs, probes, here):
     return lax.while_loop(proceed, body, (list(start), {key: _blank(shape) for key, shape in shapes.items()}))
 
 
+def _shard_map(rw: Rewriter, eqn, inputs, probes, here):
+    """Values that vary over the mesh come out with a `shard` axis in front, one entry a shard, as their probes go in."""
+    axes = {key: shard_axes(eqn, tap.aval) for key, tap in rw.taps.items() if key[: len(here)] == here}
+    specs = {key: PartitionSpec(names) if names else PartitionSpec() for key, names in axes.items()}
+    probes = rw.below(probes, here)
+
+    def inside(inputs, probes):
+        local = {key: jax.tree.map(lambda leaf: leaf[0], p) if axes[key] else p for key, p in probes.items()}
+        outs, values = rw.run(sub_jaxprs(eqn)[0], inputs, local, (*here, 0))
+        return outs, {key: jax.tree.map(lambda leaf: leaf[None], v) if axes[key] else v for key, v in values.items()}
+
+    params = eqn.params
+    return jax.shard_map(
+        inside,
+        mesh=params["mesh"],
+        in_specs=(list(params["in_specs"]), {key: specs[key] for key in probes}),
+        out_specs=(list(params["out_specs"]), specs),
+        axis_names=set(params["newly_manual_axes"]),
+        check_vma=params["check_vma"],
+    )(list(inputs), probes)
+
+
 def _custom_rule(rw: Rewriter, eqn, inputs, probes, here):
     """The call stays as it is, so that its rule applies; values come from the primal beside it (XLA merges them)."""
     primal = [lax.stop_gradient(x) for x in inputs]
@@ -309,6 +352,7 @@ _HANDLERS: dict[str, Callable[..., tuple[list[Any], Values]]] = {
     **dict.fromkeys(CUSTOM_RULES, _custom_rule),
     "scan": _scan,
     "cond": _cond,
+    "shard_map": _shard_map,
     "while": _while,
 }
 

@@ -1,0 +1,266 @@
+"""Every primitive that encloses others: what is captured equals an unrolled twin with probes made by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+import actigrad
+from actigrad.errors import CaptureError
+from twins import captured, custom, objective, reference
+
+RNG = np.random.default_rng(0)
+W = jnp.asarray(RNG.normal(size=(3, 4, 4)) / 2, jnp.float32)
+X = jnp.asarray(RNG.normal(size=(5, 4)), jnp.float32)
+
+
+def layer(k, x):
+    return jnp.tanh(x @ W[k])
+
+
+def block(b, x, i=0):
+    x = b.mark("inner", layer(0, x) + i)
+    return x + b.mark("outer", layer(1, x))
+
+
+def one(b, x):
+    return b.mark("inner", layer(0, x))
+
+
+def two(b, x):
+    return b.mark("outer", layer(1, x) * 2)
+
+
+def three(b, x):
+    return b.mark("third", layer(2, x))
+
+
+PROGRAMS = {
+    "straight": block,
+    "jit": lambda b, x: b.jit(block, x),
+    "jit in jit": lambda b, x: b.jit(lambda b, x: b.jit(block, b.mark("middle", x * 2)), x),
+    "scan": lambda b, x: b.scan(block, x, 4),
+    "reverse scan": lambda b, x: b.scan(block, x, 4, reverse=True),
+    "unrolled scan": lambda b, x: b.scan(block, x, 5, unroll=2),
+    "scan of one": lambda b, x: b.scan(block, x, 1),
+    "nested scan": lambda b, x: b.scan(lambda b, x, i: b.mark("end", b.scan(block, x, 2) * 0.5), x, 3),
+    "remat": lambda b, x: b.remat(block, x),
+    "remat in scan": lambda b, x: b.scan(lambda b, x, i: b.remat(block, x), x, 3),
+    "scan in remat": lambda b, x: b.remat(lambda b, x: b.scan(block, x, 3), x),
+    "cond taken": lambda b, x: b.cond(-1e9, one, two, x),
+    "cond not taken": lambda b, x: b.cond(1e9, one, two, x),
+    "cond in scan": lambda b, x: b.scan(lambda b, x, i: b.cond(0.0, one, two, x - 0.3), x, 4),
+    "scan in cond": lambda b, x: b.cond(-1e9, lambda b, x: b.scan(block, x, 2), three, x),
+    "remat in cond": lambda b, x: b.cond(-1e9, lambda b, x: b.remat(one, x), two, x),
+    "while": lambda b, x: two(b, b.hidden_while(one, x, 3)),
+    "while in scan": lambda b, x: b.scan(lambda b, x, i: two(b, b.hidden_while(one, x, 2)), x, 3),
+    "scan in while": lambda b, x: two(b, b.hidden_while(lambda b, x: b.scan(lambda b, x, i: one(b, x), x, 2), x, 2)),
+    "custom_jvp": lambda b, x: two(b, b.rule(one, x, "jvp")),
+    "custom_vjp": lambda b, x: two(b, b.rule(one, x, "vjp")),
+    "custom_vjp in scan": lambda b, x: b.scan(lambda b, x, i: two(b, b.rule(one, x, "vjp")), x, 3),
+    "custom_jvp in remat": lambda b, x: b.remat(lambda b, x: two(b, b.rule(one, x, "jvp")), x),
+    "vmap": lambda b, x: b.vmap(block, x),
+    "scan in vmap": lambda b, x: b.vmap(lambda b, x: b.scan(block, x, 3), x),
+    "vmap in scan": lambda b, x: b.scan(lambda b, x, i: b.vmap(block, x), x, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_captured_values_and_gradients_equal_those_of_the_unrolled_twin(program):
+    value, activations, gradients, slope = reference(program, X)
+    frame = captured(program, X)
+    np.testing.assert_allclose(frame.loss, value, rtol=1e-6)
+    np.testing.assert_allclose(frame.input_gradients["x"], slope, rtol=1e-5, atol=1e-7)
+    assert set(frame.activations) == set(activations)
+    hidden = {path for path, quantity in frame.missing if quantity == "gradient"}
+    assert set(frame.gradients) == set(activations) - hidden
+    for path, activation in frame.activations.items():
+        np.testing.assert_allclose(activation, activations[path], rtol=1e-6, atol=1e-7, err_msg=path)
+    for path, gradient in frame.gradients.items():
+        np.testing.assert_allclose(gradient, gradients[path], rtol=1e-5, atol=1e-7, err_msg=path)
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_with_capture_on_the_loss_and_its_gradient_are_bit_equal_to_those_without(program):
+    from twins import Native
+
+    plain = jax.jit(jax.value_and_grad(lambda x: objective(program(Native(), x))))(X)
+    frame = captured(program, X)
+    assert frame.loss.tobytes() == plain[0].tobytes()
+    assert np.asarray(frame.input_gradients["x"]).tobytes() == np.asarray(plain[1]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [("while", "while_loop"), ("custom_jvp", "custom_jvp_call"), ("custom_vjp", "custom_vjp_call")],
+)
+def test_a_gradient_that_cannot_be_had_is_listed_with_its_reason(program, reason):
+    frame = captured(PROGRAMS[program], X)
+    assert list(frame.missing) == [("inner", "gradient")]
+    assert reason in frame.missing["inner", "gradient"]
+
+
+def test_a_branch_says_which_of_its_iterations_it_was_taken_in():
+    program = lambda b, x: b.scan(
+        lambda b, x, i: b.cond(0.0, one, two, x * jnp.where(i == 1, -1.0, 1.0)), jnp.abs(x), 3
+    )
+    frame = captured(program, X)
+    np.testing.assert_array_equal(frame.visited["inner"], ~np.asarray(frame.visited["outer"]))
+    assert not frame.activations["inner"][~np.asarray(frame.visited["inner"])].any()
+
+
+def test_a_while_loop_without_an_iteration_leaves_its_site_unvisited_and_zero():
+    frame = captured(lambda b, x: two(b, b.hidden_while(one, x, 0)), X)
+    assert not frame.visited["inner"]
+    assert not frame.activations["inner"].any()
+
+
+def test_a_switch_captures_the_branch_that_was_taken():
+    def loss(params, batch):
+        branches = [lambda x, k=k: actigrad.tap(x * (k + 1.0), f"branch{k}") for k in range(3)]
+        return jax.lax.switch(batch["which"], branches, batch["x"]).sum()
+
+    frame = actigrad.capture(loss)({}, {"x": X, "which": jnp.int32(2)})
+    assert [bool(frame.visited[f"branch{k}"]) for k in range(3)] == [False, False, True]
+    np.testing.assert_array_equal(frame.gradients["branch2"], np.ones_like(X))
+
+
+def test_a_differentiated_while_loop_is_refused_with_the_way_out():
+    def loss(params, batch):
+        return jax.lax.while_loop(
+            lambda s: jnp.sum(s) < 1e3, lambda s: actigrad.tap(s * 2, "s"), batch["x"] ** 2 + 1
+        ).sum()
+
+    with pytest.raises(CaptureError, match="gradients=False"):
+        actigrad.capture(loss)({}, {"x": X})
+    frame = actigrad.capture(loss, gradients=False, parameters=False, inputs=False)({}, {"x": X})
+    assert frame.activations["s"].shape == X.shape
+
+
+def test_a_fori_loop_with_static_bounds_is_captured_like_a_scan():
+    def loss(params, batch):
+        return jax.lax.fori_loop(0, 3, lambda i, x: actigrad.tap(jnp.tanh(x @ W[0]), "h"), batch["x"]).sum()
+
+    frame = actigrad.capture(loss)({}, {"x": X})
+    assert frame.activations["h"].shape == (3, *X.shape)
+    assert frame.gradients["h"].shape == (3, *X.shape)
+
+
+def test_a_site_in_the_condition_of_a_while_loop_is_listed_as_missing():
+    def loss(params, batch):
+        x = jax.lax.stop_gradient(batch["x"])
+        cond = lambda s: actigrad.tap(jnp.sum(s), "total") < 1e3
+        return jax.lax.while_loop(cond, lambda s: s * 2, jnp.abs(x)).sum()
+
+    frame = actigrad.capture(loss)({}, {"x": X})
+    assert set(frame.missing) == {("total", "activation"), ("total", "gradient")}
+    assert "condition" in frame.missing["total", "activation"]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["nothing_saveable", "everything_saveable", "dots_saveable", "save_only_these_names", "save_any_names_but_these"],
+)
+def test_every_remat_policy_gives_the_same_values_and_stays(policy):
+    make = getattr(jax.checkpoint_policies, policy)
+    chosen = make("kept") if "names" in policy else make
+
+    def body(x):
+        x = checkpoint_name(jnp.tanh(x @ W[0]), "kept")
+        return actigrad.tap(jnp.tanh(x @ W[1]), "site")
+
+    loss = lambda params, batch: jax.checkpoint(body, policy=chosen)(batch["x"]).sum()
+    plain = lambda params, batch: body(batch["x"]).sum()
+    a, b = (actigrad.capture(f)({}, {"x": X}) for f in (loss, plain))
+    assert set(a.activations) == {"kept", "site"}
+    for path in a.activations:
+        np.testing.assert_allclose(a.activations[path], b.activations[path], rtol=1e-6)
+        np.testing.assert_allclose(a.gradients[path], b.gradients[path], rtol=1e-5)
+    program = str(jax.make_jaxpr(actigrad.capture(loss))({}, {"x": X}))
+    assert "remat" in program or "checkpoint" in program
+
+
+def test_a_jitted_function_called_twice_gives_two_sites():
+    inner = jax.jit(lambda x: actigrad.tap(jnp.tanh(x), "h"))
+    frame = actigrad.capture(lambda params, batch: inner(inner(batch["x"]) * 2).sum())({}, {"x": X})
+    np.testing.assert_allclose(frame.activations["h"], np.tanh(X), rtol=1e-6)
+    np.testing.assert_allclose(frame.activations["h#1"], np.tanh(2 * np.tanh(X)), rtol=1e-6)
+
+
+def test_effects_happen_as_often_as_in_the_plain_call(capfd):
+    def loss(params, batch):
+        def body(x, _):
+            jax.debug.print("tick")
+            return jax.checkpoint(lambda x: actigrad.tap(jnp.tanh(x), "h"))(x), None
+
+        return jax.lax.scan(body, batch["x"], length=3)[0].sum()
+
+    jax.block_until_ready(jax.jit(jax.value_and_grad(lambda x: loss({}, {"x": x})))(X))
+    jax.effects_barrier()
+    plain = capfd.readouterr().out.count("tick")
+    jax.block_until_ready(actigrad.capture(loss)({}, {"x": X}))
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("tick") == plain > 0
+
+
+def test_a_site_inside_a_custom_rule_with_side_effects_is_listed_and_not_run_twice(capfd):
+    def noisy(x):
+        jax.debug.print("once")
+        return actigrad.tap(x * 2, "h")
+
+    loss = lambda params, batch: custom(noisy, "jvp")(batch["x"]).sum()
+    frame = jax.block_until_ready(actigrad.capture(loss, parameters=False, inputs=False)({}, {"x": X}))
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("once") == 1
+    assert "side effects" in frame.missing["h", "activation"]
+
+
+def test_linear_algebra_and_other_primitives_pass_untouched():
+    def loss(params, batch):
+        a = actigrad.tap(batch["x"].T @ batch["x"] + jnp.eye(4), "gram")
+        return jnp.linalg.slogdet(a)[1] + jnp.linalg.solve(a, jnp.ones(4)).sum() + jnp.sort(a.ravel())[-1]
+
+    frame = actigrad.capture(loss)({}, {"x": X})
+    gram = X.T @ X + jnp.eye(4)
+    after = lambda a: jnp.linalg.slogdet(a)[1] + jnp.linalg.solve(a, jnp.ones(4)).sum() + jnp.sort(a.ravel())[-1]
+    np.testing.assert_allclose(frame.gradients["gram"], jax.grad(after)(gram), rtol=1e-4, atol=1e-5)
+
+
+def test_shardings_asked_for_inside_are_kept():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x = jax.device_put(jnp.ones((8, 4)), sharded)
+    inner = jax.jit(lambda x: actigrad.tap(jnp.tanh(x), "h"), in_shardings=sharded, out_shardings=sharded)
+    frame = actigrad.capture(lambda params, batch: inner(batch["x"]).sum())({}, {"x": x})
+    np.testing.assert_allclose(frame.activations["h"], np.tanh(1), rtol=1e-6)
+    assert frame.gradients["h"].shape == (8, 4)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_inside_shard_map_each_shard_keeps_its_own_value_and_gradient(check):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+
+    def inside(x, w, mark):
+        h = mark(jnp.tanh(x @ w), "h")
+        return h * mark(jax.lax.psum(jnp.sum(h, axis=0, keepdims=True), "data"), "total")
+
+    def loss(params, batch):
+        specs = {"in_specs": (spec("data"), spec()), "out_specs": spec("data")}
+        f = jax.shard_map(lambda x, w: inside(x, w, actigrad.tap), mesh=mesh, check_vma=check, **specs)
+        return jnp.sum(jnp.square(f(batch["x"], params["w"])))
+
+    def twin(h_probe, total_probe):
+        h = jnp.tanh(x @ W[0]) + h_probe
+        return jnp.sum(jnp.square(h * (jnp.sum(h, axis=0, keepdims=True) + total_probe)))
+
+    x = jnp.asarray(RNG.normal(size=(8, 4)), jnp.float32)
+    frame = actigrad.capture(loss)({"w": W[0]}, {"x": x})
+    h = jnp.tanh(x @ W[0])
+    at_h, at_total = jax.grad(twin, argnums=(0, 1))(jnp.zeros((8, 4)), jnp.zeros((1, 4)))
+    np.testing.assert_allclose(frame.activations["h"], h.reshape(4, 2, 4), rtol=1e-5)
+    np.testing.assert_allclose(frame.gradients["h"], at_h.reshape(4, 2, 4), rtol=1e-5)
+    if check:  # without checks every shard holds its own copy of the total, and its own share of the gradient
+        np.testing.assert_allclose(frame.activations["total"], h.sum(0, keepdims=True), rtol=1e-5)
+        np.testing.assert_allclose(frame.gradients["total"], at_total, rtol=1e-5)
