@@ -6,6 +6,7 @@ for those below. `ACTIGRAD_HYPOTHESIS=thorough` looks for counter-examples ten t
 """
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -18,6 +19,7 @@ install_import_hook("actigrad", "beartype.beartype")
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,3 +27,24 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("ACTIGRAD_HYPOTHESIS", "quick"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def digits_store(tmp_path_factory, root) -> Path:
+    """A small run of the digits: 64 samples at steps 2 and 4, everything that the shipped config keeps."""
+    from actigrad.configfile import load_config
+    from actigrad.job import load
+    from actigrad.run import run
+
+    path = tmp_path_factory.mktemp("digits") / "digits.zarr"
+    small = ["data.samples=64", "data.batch_size=24", "model.options.width=8", "train.steps=4", "train.record_every=2"]
+    config = load_config(root / "configs/digits.yaml", [*small, f"store.path={path}"])
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
+        run(load(config))
+    return path
