@@ -98,8 +98,8 @@ def test_text_that_is_no_mapping_is_an_error_with_its_line(read, text, message):
 
 
 def test_a_file_that_cannot_be_read_is_an_error_with_its_name(tmp_path):
-    with pytest.raises(ConfigError, match="nothere.yaml\n.*No such file"):
+    with pytest.raises(ConfigError, match=r"nothere.yaml\n.*No such file"):
         read_yaml(tmp_path / "nothere.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9\n")
-    with pytest.raises(ConfigError, match="latin.yaml\n.*expected text in UTF-8"):
+    with pytest.raises(ConfigError, match=r"latin.yaml\n.*expected text in UTF-8"):
         read_yaml(tmp_path / "latin.yaml")

@@ -8,14 +8,17 @@ An order is an integer array: `order[i]` is the element shown at position i. Ord
 """
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
 
 
-def natural_order(n: int) -> np.ndarray:
+def natural_order(n: int) -> Int[np.ndarray, "element"]:
     """0, 1, …, n - 1."""
     return np.arange(n)
 
 
-def label_order(labels: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+def label_order(
+    labels: Shaped[np.ndarray, "sample"],
+) -> tuple[Int[np.ndarray, "sample"], list[tuple[int, int, int]]]:
     """Samples grouped by label, and each group as (label, start, stop).
 
     >>> order, groups = label_order(np.array([1, 0, 1]))
@@ -28,7 +31,7 @@ def label_order(labels: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, in
     return order, [(int(v), int(a), int(b)) for v, a, b in zip(values, starts, stops, strict=True)]
 
 
-def score_order(score: np.ndarray, dead: np.ndarray) -> np.ndarray:
+def score_order(score: Float[np.ndarray, "neuron"], dead: Bool[np.ndarray, "neuron"]) -> Int[np.ndarray, "neuron"]:
     """Neurons by score, largest first, NaN after all numbers; the dead ones last.
 
     >>> score_order(np.array([1.0, 3.0, 0.0, np.nan]), np.array([False, False, True, False])).tolist()
