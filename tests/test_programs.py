@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from twins import captured, reference
 
 WEIGHTS = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3, 3)) * 0.7, jnp.float32)
@@ -12,11 +13,12 @@ X = jnp.asarray(np.random.default_rng(2).normal(size=(4, 3)), jnp.float32)
 WRAPPERS = ("jit", "remat", "scan", "reverse", "cond", "while", "jvp", "vjp", "vmap", "residual")
 
 leaves = st.sampled_from([("dense", 0), ("dense", 1), ("dense", 2), ("sin",), ("scale",), ("tap",), ("tap",)])
+nested = lambda inner: st.tuples(st.sampled_from(WRAPPERS), st.integers(1, 3), inner, inner)
 programs = st.recursive(
     st.lists(leaves, min_size=1, max_size=3),
-    lambda inner: st.lists(st.one_of(leaves, st.tuples(st.sampled_from(WRAPPERS), st.integers(1, 3), inner, inner)), min_size=1, max_size=3),
+    lambda inner: st.lists(st.one_of(leaves, nested(inner)), min_size=1, max_size=3),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 def run(backend, program, x, names, in_vmap=False):

@@ -1,0 +1,85 @@
+"""Sites and the patterns that choose them."""
+
+import pytest
+
+from actigrad.errors import CaptureError, NoSuchSite
+from actigrad.sites import Site, choose, infer_dims
+
+PATHS = ("conv1", "conv2", "head/0", "head/1", "head/1#1", "encoder/layers/10/mlp", "encoder/layers/2/mlp", "mlp")
+SITES = tuple(
+    Site(path, (8, 4), "float32", ("sample", "neuron"), "Conv" if "conv" in path else "Linear") for path in PATHS
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("**", PATHS),
+        ("conv*", PATHS[:2]),
+        ("conv[12]", PATHS[:2]),
+        ("conv?", PATHS[:2]),
+        ("*", ("conv1", "conv2", "mlp")),
+        ("head/*", PATHS[2:5]),
+        ("head/{0,1}", PATHS[2:4]),
+        ("{conv1,head/0}", ("conv1", "head/0")),
+        ("**/mlp", PATHS[5:]),
+        ("encoder/**", PATHS[5:7]),
+        ("encoder/layers/[0-9]/mlp", PATHS[6:7]),
+        ("type:Conv", PATHS[:2]),
+        ("type:L*", PATHS[2:]),
+        (r"re:.*\d", ("conv1", "conv2", "head/0", "head/1", "head/1#1")),
+    ],
+)
+def test_a_pattern_chooses_these_sites_in_forward_order(pattern, expected):
+    assert tuple(site.path for site in choose(SITES, pattern)) == tuple(expected)
+
+
+def test_exclusion_takes_sites_out_again():
+    assert [site.path for site in choose(SITES, ["head/*", "conv1"], exclude="**/1*")] == ["conv1", "head/0"]
+
+
+@pytest.mark.parametrize(("pattern", "shown"), [("cnov1", "'conv1'"), ("type:Convv", "'Conv'"), ("hed/0", "'head/0'")])
+def test_a_pattern_that_matches_nothing_names_the_nearest(pattern, shown):
+    with pytest.raises(NoSuchSite, match=shown):
+        choose(SITES, pattern)
+
+
+def test_an_exclusion_that_matches_nothing_is_an_error_too():
+    with pytest.raises(NoSuchSite, match="'typo'"):
+        choose(SITES, "**", exclude="typo")
+
+
+def test_a_function_without_sites_says_how_to_name_one():
+    with pytest.raises(NoSuchSite, match=r"actigrad\.tap"):
+        choose((), "conv*")
+    assert choose((), "**") == ()
+
+
+def test_a_broken_regular_expression_is_told():
+    with pytest.raises(CaptureError, match=r"re:\("):
+        choose(SITES, "re:(")
+
+
+@pytest.mark.parametrize(
+    ("shape", "samples", "loops", "dims"),
+    [
+        ((), None, 0, ()),
+        ((8,), 8, 0, ("sample",)),
+        ((8, 3), 8, 0, ("sample", "neuron")),
+        ((8, 5, 3), 8, 0, ("sample", "position", "neuron")),
+        ((8, 5, 5, 3), 8, 0, ("sample", "y", "x", "neuron")),
+        ((8, 2, 5, 5, 3), 8, 0, ("sample", "d1", "d2", "d3", "neuron")),
+        ((4, 8, 3), 8, 1, ("layer", "sample", "neuron")),
+        ((2, 4, 8, 3), 8, 2, ("layer", "layer1", "sample", "neuron")),
+        ((7, 3), 8, 0, ("d0", "neuron")),
+        ((4,), 8, 1, ("layer",)),
+    ],
+)
+def test_dims_are_named_by_what_the_axes_are(shape, samples, loops, dims):
+    assert infer_dims(shape, samples, loops) == dims
+
+
+def test_bytes_and_shape_of_one_sample():
+    site = Site("x", (3, 8, 5), "bfloat16", ("layer", "sample", "neuron"))
+    assert (site.nbytes, site.sample_shape, site.differentiable) == (240, (3, 5), True)
+    assert not Site("i", (8,), "int32", ("sample",)).differentiable
