@@ -83,14 +83,14 @@ def unpack(choice: reductions.Choice, aval: Any, dims: Dims, packed: Any) -> Any
 
 
 def _pack_leaf(leaf: jax.Array) -> jax.Array:
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
     whole = leaf.astype(jnp.int32)
     return jnp.stack([whole >> 16, whole & 0xFFFF], axis=-1).astype(jnp.float32)
 
 
 def _unpack_leaf(like: Any, packed: jax.Array) -> jax.Array:
-    if jnp.issubdtype(like.dtype, jnp.floating):
+    if jnp.issubdtype(like.dtype, jnp.inexact):
         return packed
     halves = packed.astype(jnp.int32)
     return ((halves[..., 0] << 16) | halves[..., 1]).astype(like.dtype)

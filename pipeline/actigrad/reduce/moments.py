@@ -1,0 +1,74 @@
+"""Sums that survive: of gradients near 1e-30, of values near 1e30, of a small spread around a large mean.
+
+A plain float32 sum of squares is zero for gradients below 1e-23, and a vanishing gradient is exactly what one looks
+for; and a mean of squares less a square of means loses a spread below a thousandth of the mean. So each neuron's values
+are first centred on (an estimate of) their mean and divided by a power of two near their largest deviation. Then sums
+are of order one, and what the estimate lacks is added back: `mean = pivot + scale * sum / n`.
+
+Merged on the host in float64, by Chan's formula; there no scale is needed.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def bounds(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The smallest and the largest value along `axes`, which are not empty; (inf, -inf) where nothing is finite."""
+    if mask is None:
+        return jnp.min(x, axis=axes), jnp.max(x, axis=axes)
+    low = jnp.min(jnp.where(mask, x, jnp.inf), axis=axes)
+    return low, jnp.max(jnp.where(mask, x, -jnp.inf), axis=axes)
+
+
+def centre(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None, n: jax.Array, low: jax.Array, high: jax.Array):
+    """(pivot, scale, relative): `relative` is `(x - pivot) / scale`, within [-2, 2], and 0 where masked."""
+    limits = jnp.finfo(x.dtype)
+    if mask is None:
+        total = jnp.sum(x, axis=axes) / n.astype(x.dtype)
+    else:
+        # A shrunk sum cannot overflow, whatever the count.
+        total = jnp.sum(jnp.where(mask, x * 2.0**-31, 0), axis=axes) / jnp.maximum(n, 1).astype(x.dtype) * 2.0**31
+    some = n > 0
+    low, high = jnp.where(some, low, 0), jnp.where(some, high, 0)
+    pivot = jnp.clip(total, low, high)
+    reach = jnp.clip(jnp.maximum(high - pivot, pivot - low), limits.tiny, limits.max / 4)
+    _, exponent = jnp.frexp(reach)
+    shrink = jnp.ldexp(jnp.ones_like(reach), 1 - exponent)
+    # Both products are exact (a power of two), so this is (x - pivot) * shrink without its overflow.
+    pivots, shrinks = jnp.expand_dims(pivot, axes), jnp.expand_dims(shrink, axes)
+    relative = x * shrinks - pivots * shrinks
+    return pivot, 1 / shrink, relative if mask is None else jnp.where(mask, relative, 0)
+
+
+def merge(a: Any, b: Any, outer: bool = False) -> dict[str, np.ndarray]:
+    """Chan's formula for host states with `n`, `pivot`, `scale`, `sum` and `squares`; the result has scale 1, sum 0.
+
+    With `outer`, `squares` has a second neuron axis: products of pairs.
+    """
+    (mean_a, squares_a), (mean_b, squares_b) = absolute(a, outer), absolute(b, outer)
+    n = a["n"] + b["n"]
+    share = np.divide(b["n"], n, out=np.zeros(n.shape), where=n > 0)
+    apart = np.where(a["n"] > 0, mean_b - mean_a, 0) * (b["n"] > 0)
+    mean = np.where(a["n"] > 0, mean_a + apart * share, mean_b)
+    weight = a["n"] * share
+    between = _pairs(apart, apart) * weight[..., None] if outer else apart**2 * weight
+    nothing = np.zeros_like(mean)
+    return {"n": n, "pivot": mean, "scale": nothing + 1, "sum": nothing, "squares": squares_a + squares_b + between}
+
+
+def absolute(state: Any, outer: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, sum of squared deviations from it), or of products of pairs with `outer`."""
+    n, scale = np.maximum(state["n"], 1), state["scale"]
+    offset = state["sum"] / n
+    if outer:
+        squares = (state["squares"] - _pairs(offset, offset) * n[..., None]) * _pairs(scale, scale)
+    else:
+        squares = np.maximum(state["squares"] - offset**2 * n, 0) * scale**2
+    return state["pivot"] + offset * scale, squares
+
+
+def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[..., :, None] * b[..., None, :]
