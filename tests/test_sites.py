@@ -61,22 +61,20 @@ def test_a_broken_regular_expression_is_told():
 
 
 @pytest.mark.parametrize(
-    ("shape", "samples", "loops", "dims"),
+    ("shape", "samples", "dims"),
     [
-        ((), None, 0, ()),
-        ((8,), 8, 0, ("sample",)),
-        ((8, 3), 8, 0, ("sample", "neuron")),
-        ((8, 5, 3), 8, 0, ("sample", "position", "neuron")),
-        ((8, 5, 5, 3), 8, 0, ("sample", "y", "x", "neuron")),
-        ((8, 2, 5, 5, 3), 8, 0, ("sample", "d1", "d2", "d3", "neuron")),
-        ((4, 8, 3), 8, 1, ("layer", "sample", "neuron")),
-        ((2, 4, 8, 3), 8, 2, ("layer", "layer1", "sample", "neuron")),
-        ((7, 3), 8, 0, ("d0", "neuron")),
-        ((4,), 8, 1, ("layer",)),
+        ((), None, ()),
+        ((8,), 8, ("sample",)),
+        ((8, 3), 8, ("sample", "neuron")),
+        ((8, 5, 3), 8, ("sample", "position", "neuron")),
+        ((8, 5, 5, 3), 8, ("sample", "y", "x", "neuron")),
+        ((8, 2, 5, 5, 3), 8, ("sample", "d1", "d2", "d3", "neuron")),
+        ((7, 3), 8, ("d0", "neuron")),
+        ((4,), None, ("neuron",)),
     ],
 )
-def test_dims_are_named_by_what_the_axes_are(shape, samples, loops, dims):
-    assert infer_dims(shape, samples, loops) == dims
+def test_dims_are_named_by_what_the_axes_are(shape, samples, dims):
+    assert infer_dims(shape, samples) == dims
 
 
 def test_bytes_and_shape_of_one_sample():

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from actigrad.checking import check
     from actigrad.errors import ActigradError
     from actigrad.frameworks import observe
     from actigrad.sites import Site
@@ -21,12 +22,13 @@ _HOMES = {
     "Frame": "transform",
     "Site": "sites",
     "capture": "transform",
+    "check": "checking",
     "list_sites": "transform",
     "observe": "frameworks",
     "tap": "taps",
 }
 
-__all__ = ["ActigradError", "Frame", "Site", "capture", "list_sites", "observe", "tap"]
+__all__ = ["ActigradError", "Frame", "Site", "capture", "check", "list_sites", "observe", "tap"]
 
 
 def __getattr__(name: str):

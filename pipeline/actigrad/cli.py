@@ -84,6 +84,22 @@ def plan(config: ConfigPath, set_: Sets = []) -> None:  # noqa: B006
 
 
 @app.command()
+def check(
+    config: ConfigPath,
+    set_: Sets = [],  # noqa: B006
+    samples: Annotated[int, typer.Option(help="How many samples to check with.")] = 32,
+) -> None:
+    """Verify capture on the config's own model, without a reference. Exit 1 when anything is wrong."""
+    from actigrad.checking import check as verify
+    from actigrad.progress import print_report
+
+    job = _load(config, set_)
+    report = verify(job.loss, job.params, job.batch(0, samples))
+    print_report(report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
 def info(store: StorePath) -> None:
     """Tell what a store holds."""
     from actigrad.progress import print_facts

@@ -19,6 +19,7 @@ from jax.extend.core import JaxprEqn, Literal
 from actigrad.jaxprs import CUSTOM_RULES, INLINED, REMAT, Address, is_tap, parts, scan_layout, sub_jaxprs
 
 LOSS = "loss"
+BATCH = "\0batch"
 Frontier = frozenset[tuple[str, bool]]
 NOTHING: Frontier = frozenset()
 
@@ -30,23 +31,37 @@ class Flow:
     Attributes:
         feeds: for each site, the sites directly downstream in forward order, `"loss"` last.
         unreached: the sites from which no derivative reaches the loss.
+        entries: the sites that the batch's floating values feed directly, `"loss"` last.
     """
 
     feeds: dict[str, tuple[str, ...]]
     unreached: tuple[str, ...]
+    entries: tuple[str, ...]
 
 
-def trace_flow(closed: Any, names: Mapping[Address, str]) -> Flow:
-    """The flow between the named taps of a program whose first output is the loss."""
+def trace_flow(closed: Any, names: Mapping[Address, str], batch: Sequence[int] = ()) -> Flow:
+    """The flow between the named taps of a program whose first output is the loss.
+
+    Args:
+        closed: the program.
+        names: the sites' paths by the address of their taps.
+        batch: which of the program's inputs are the batch.
+    """
     walker = _Walker(names)
-    outs = walker.run(closed, [NOTHING] * len(parts(closed)[0].invars), ())
+    n_inputs = len(parts(closed)[0].invars)
+    smooth = [_is_smooth(var) for var in parts(closed)[0].invars]
+    outs = walker.run(closed, [frozenset({(BATCH, smooth[i])}) if i in batch else NOTHING for i in range(n_inputs)], ())
     walker.edge(outs[0], LOSS)
-    order = {path: i for i, path in enumerate([*names.values(), LOSS])}
-    feeds: dict[str, list[str]] = {path: [] for path in names.values()}
-    for source, target, _ in sorted(walker.edges, key=lambda edge: order[edge[1]]):
+    order = {path: i for i, path in enumerate([BATCH, *names.values(), LOSS])}
+    feeds: dict[str, list[str]] = {path: [] for path in order}
+    for source, target, is_smooth in sorted(walker.edges, key=lambda edge: order[edge[1]]):
+        if source == BATCH and not is_smooth:
+            continue
         if order[target] > order[source] and target not in feeds[source]:  # a loop's way back is its `layer` axis
             feeds[source].append(target)
-    return Flow({path: tuple(targets) for path, targets in feeds.items()}, _unreached(walker.edges, feeds))
+    entries = tuple(feeds.pop(BATCH))
+    del feeds[LOSS]
+    return Flow({path: tuple(targets) for path, targets in feeds.items()}, _unreached(walker.edges, feeds), entries)
 
 
 def _unreached(edges: set[tuple[str, str, bool]], paths: Mapping[str, Any]) -> tuple[str, ...]:
@@ -110,6 +125,10 @@ class _Walker:
             if grown == carry:
                 return outs if runs else [*grown, *outs[n_carry:]]
             carry = grown
+
+
+def _is_smooth(var: Any) -> bool:
+    return hasattr(var.aval, "dtype") and bool(jnp.issubdtype(var.aval.dtype, jnp.inexact))
 
 
 def _union(*frontiers: Frontier) -> Frontier:

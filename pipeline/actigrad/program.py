@@ -59,6 +59,7 @@ class Program:
         taps: where each site stands, by path.
         sites: every site, in forward order.
         flow: which feeds which.
+        batch: which of the inputs are the batch.
     """
 
     closed: Any
@@ -67,6 +68,7 @@ class Program:
     taps: dict[str, Tap]
     sites: tuple[Site, ...]
     flow: Flow
+    batch: range
 
     def outputs(self, flat: list[Any]) -> tuple[Any, Any]:
         """(loss, aux) from the program's flat outputs."""
@@ -104,10 +106,11 @@ def trace_program(loss: Callable[..., Any], static: Static, arrays: list[Any]) -
     has_aux = isinstance(shape, tuple) and len(shape) == 2
     validate_loss(shape[0] if has_aux else shape)
     taps = name_taps(find_taps(closed))
-    flow = trace_flow(closed, {tap.address: path for path, tap in taps.items()})
+    batch = range(static.n_params, static.n_params + static.n_batch)
+    flow = trace_flow(closed, {tap.address: path for path, tap in taps.items()}, batch)
     samples = count_samples(static.merge(arrays)[1])
     sites = tuple(make_site(path, tap, samples, flow) for path, tap in taps.items())
-    return Program(closed, jax.tree.structure(shape), has_aux, taps, sites, flow)
+    return Program(closed, jax.tree.structure(shape), has_aux, taps, sites, flow, batch)
 
 
 def validate_loss(value: Any) -> None:
@@ -136,9 +139,9 @@ def name_taps(taps: tuple[Tap, ...]) -> dict[str, Tap]:
 
 def make_site(path: str, tap: Tap, samples: int | None, flow: Flow) -> Site:
     """The record of one tap."""
-    dims = infer_dims(tap.shape, samples, len(tap.front))
-    if tap.front and tap.front[0].dim != "layer":
-        dims = (*(axis.dim for axis in tap.front), *dims[len(tap.front) :])
+    kinds = [axis.dim for axis in tap.front]
+    front = [f"{dim}{kinds[:i].count(dim) or ''}" for i, dim in enumerate(kinds)]
+    dims = (*front, *infer_dims(tap.aval.shape, samples))
     site = Site(path, tap.shape, str(tap.aval.dtype), dims, tap.kind, flow.feeds[path], tap.refused or tap.no_gradient)
     if not site.missing and not site.differentiable:
         site = replace(site, missing=f"its dtype is {site.dtype}, which has no gradient")

@@ -14,6 +14,7 @@ from rich.tree import Tree
 from actigrad.sites import Site
 
 if TYPE_CHECKING:
+    from actigrad.checking import Report
     from actigrad.run import Estimate, Result
 
 
@@ -40,16 +41,17 @@ class Bars:
         self._bars = Progress(*columns, console=Console(stderr=True))
 
     def __enter__(self) -> "Bars":
-        """Start drawing."""
-        self._bars.start()
+        """Nothing is drawn before the first task."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop drawing; the bars stay on the screen."""
-        self._bars.stop()
+        if self._bars.live.is_started:
+            self._bars.stop()
 
     def start(self, task: str, total: int, unit: str) -> Any:
         """A new bar."""
+        self._bars.start()
         return self._bars.add_task(task, total=total, unit=unit)
 
     def advance(self, handle: Any, n: int = 1) -> None:
@@ -121,6 +123,30 @@ def print_estimate(estimate: "Estimate") -> None:
             "fits": "yes" if estimate.stored_bytes <= estimate.free_bytes else "no",
         }
     )
+
+
+def print_report(report: "Report") -> None:
+    """The verdicts of a check: a row a site, a column a question; below it what is not a plain yes."""
+    words = {True: "[green]yes[/green]", None: "[yellow]open[/yellow]", False: "[bold red]NO[/bold red]"}
+    questions = ("outputs", "forward", "nudge", "cut")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("where", overflow="fold")
+    for question in questions:
+        table.add_column(question)
+    found = {(verdict.where, verdict.question): verdict for verdict in report.verdicts}
+    for where in dict.fromkeys(verdict.where for verdict in report.verdicts):
+        cells = [words[found[where, question].ok] if (where, question) in found else "" for question in questions]
+        table.add_row(Text(where), *cells)
+    Console(soft_wrap=True).print(table)
+    for verdict in report.verdicts:
+        if verdict.ok is not True:
+            numbers = f"found {verdict.found:.6g}, expected {verdict.expected:.6g}"
+            print(f"{verdict.question} at {verdict.where}: {numbers}; {verdict.note}")
+    for path, reason in report.missing.items():
+        print(f"no gradient at {path}: {reason}")
+    if report.unreached:
+        print(f"no derivative reaches the loss from: {', '.join(report.unreached)}")
+    print("capture is right here" if report.ok else "capture is WRONG here, or the model's own derivative rules are")
 
 
 def _tree(sites: Sequence[Site]) -> Tree:

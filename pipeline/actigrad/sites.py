@@ -82,28 +82,23 @@ def choose(
     return tuple(site for site in sites if site.path in wanted - unwanted)
 
 
-def infer_dims(shape: Sequence[int], samples: int | None, loops: int = 0) -> tuple[str, ...]:
-    """Names for the axes of an array: loop axes, then `sample`, what stands between, then `neuron`.
+def infer_dims(shape: Sequence[int], samples: int | None) -> tuple[str, ...]:
+    """Names for the axes of an array, loops' axes not counted: `sample`, what stands between, `neuron`.
 
     Args:
-        shape: the whole shape, the loops' axes in front.
+        shape: the shape of the array.
         samples: the number of samples in the batch; an array whose first axis has another size has no `sample` dim.
-        loops: how many leading axes come from loops.
 
-    >>> infer_dims((4, 8, 5, 16), samples=8, loops=1)
-    ('layer', 'sample', 'position', 'neuron')
-    >>> infer_dims((8,), samples=8), infer_dims((3, 16), samples=8)
-    (('sample',), ('d0', 'neuron'))
+    >>> infer_dims((8, 5, 16), samples=8), infer_dims((8,), samples=8), infer_dims((3, 16), samples=8)
+    (('sample', 'position', 'neuron'), ('sample',), ('d0', 'neuron'))
     """
-    front = tuple("layer" if i == 0 else f"layer{i}" for i in range(loops))
-    local = shape[loops:]
-    if not local:
-        return front
-    if samples is not None and local[0] == samples:
-        between = len(local) - 2
-        names = {1: ("position",), 2: ("y", "x")}.get(between, tuple(f"d{i + 1}" for i in range(between)))
-        return front + (("sample", *names, "neuron") if between >= 0 else ("sample",))
-    return (*front, *(f"d{i}" for i in range(len(local) - 1)), "neuron")
+    if not shape:
+        return ()
+    if samples is None or shape[0] != samples:
+        return (*(f"d{i}" for i in range(len(shape) - 1)), "neuron")
+    between = len(shape) - 2
+    names = {1: ("position",), 2: ("y", "x")}.get(between, tuple(f"d{i + 1}" for i in range(between)))
+    return ("sample", *names, "neuron") if between >= 0 else ("sample",)
 
 
 def _as_tuple(patterns: str | Sequence[str]) -> tuple[str, ...]:
