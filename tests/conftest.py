@@ -43,7 +43,7 @@ def digits_store(tmp_path_factory, root) -> Path:
     from actigrad.run import run
 
     path = tmp_path_factory.mktemp("digits") / "digits.zarr"
-    small = ["data.samples=64", "data.batch_size=24", "model.options.width=8", "train.steps=4", "train.record_every=2"]
+    small = ["data.samples=64", "data.batch_size=32", "model.options.width=8", "train.steps=4", "train.record_every=2"]
     config = load_config(root / "configs/digits.yaml", [*small, f"store.path={path}"])
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
         run(load(config))

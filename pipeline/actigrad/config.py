@@ -159,4 +159,4 @@ class Config(Record):
 def json_schema() -> dict[str, Any]:
     """The config's JSON Schema, for editors."""
     schema = Config.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "actigrad config"} | schema
+    return schema | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "actigrad config"}

@@ -222,7 +222,7 @@ def saliency(store: Store, *, samples: Sequence[int] | None = None, name: str | 
     for sample in chosen:
         picture = value.isel(step=-1, sample=sample, neuron=0).values
         slope = gradient.isel(step=-1, sample=sample, neuron=0).values
-        upper.append(_tile(picture, "gray_r", (0, float(picture.max()) or 1.0), _sample_title(tree, sample), "value"))
+        upper.append(_tile(picture, "gray_r", (0.0, float(picture.max()) or 1.0), _sample_title(tree, sample), "value"))
         limit = float(np.abs(slope).max()) or 1.0
         lower.append(_tile(slope, DIVERGING, (-limit, limit), f"±{limit:.2g}", "gradient"))
     return hv.Layout([*upper, *lower]).cols(len(chosen)).opts(shared_axes=False, toolbar=None, backend="bokeh")

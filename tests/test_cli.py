@@ -1,0 +1,217 @@
+"""Each command says what it does, ends with the right code, and tells errors as sentences."""
+
+import json
+import re
+import sys
+
+import pytest
+import xarray
+
+from actigrad import cli
+
+OWN = '''
+import os
+import flax.nnx as nnx, jax, jax.numpy as jnp, numpy as np
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(3, 4, rngs=rngs)
+        self.out = nnx.Linear(4, 2, rngs=rngs)
+    def __call__(self, x):
+        return self.out(jnp.tanh(self.hidden(x)))
+
+def build(*, seed):
+    return Net(nnx.Rngs(seed))
+
+def load(*, features=3):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(10, features)).astype(np.float32)
+    return {"x": x, "label": (x[:, 0] > 0).astype(np.int32)}
+
+def loss(apply, params, batch):
+    logits = apply(params, batch["x"])
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], axis=1)[:, 0]
+
+def train(loss, params, data, *, steps, seed):
+    for step in range(1, steps + 1):
+        gradients = jax.grad(lambda params: loss(params, data).mean())(params)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients)
+        if os.environ.get("STOP_AT") == str(step):
+            raise KeyboardInterrupt
+        yield step, params
+'''
+CONFIG = """\
+model:  {factory: "cli_model:build"}
+data:   {factory: "cli_model:load", batch_size: 4}
+loss:   "cli_model:loss"
+train:  {factory: "cli_model:train", steps: 4, record_every: 2}
+capture:
+  - {sites: "**", keep: full}
+store:  {path: out/run.zarr}
+report: {path: out/report.html}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A user's own folder: a config and the Python file beside it, nothing installed."""
+    (tmp_path / "cli_model.py").write_text(OWN)
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delitem(sys.modules, "cli_model", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call the command line; returns (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["actigrad", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+def lines(text):
+    """`name  value` lines as a mapping."""
+    return dict(re.findall(r"^(\S[^\n]*?)  +(\S.*)$", text, re.MULTILINE))
+
+
+def test_help_reads_like_a_page(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    assert "actigrad run configs/digits.yaml" in out
+    assert re.search(r"\n +actigrad sites configs/digits.yaml +what can be captured *\n", out)
+    for command in ("run", "sites", "plan", "info", "report", "schema"):
+        assert re.search(rf"│ {command} +\S", out)
+
+
+def test_run_ends_with_a_summary_and_its_store_opens_with_xarray_alone(folder, call):
+    code, out, err = call("run", "run.yaml")
+    assert code == 0, err
+    told = lines(out)
+    assert (told["sites"], told["samples"], told["steps"]) == ("2", "10", "2 recorded")
+    assert (told["store"], told["report"]) == ("out/run.zarr", "out/report.html")
+    assert re.match(r"[\d.]+ \w?B|\d+ bytes", told["stored"])
+    assert float(told["seconds"]) > 0
+    tree = xarray.open_datatree(folder / "out/run.zarr", engine="zarr")
+    assert tree["sites/hidden/full/activation"].sizes["neuron"] == 4
+    assert (folder / "out/report.html").stat().st_size > 10_000
+    assert re.search(r"steps +━+ 2/2 +[\d.,]+ steps/s", err), "a bar with its rate"
+
+
+def test_a_store_that_is_there_is_kept_unless_told_otherwise(folder, call):
+    assert call("run", "run.yaml", "--set", "report=null")[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
+    code, _, err = call("run", "run.yaml", "--set", "report=null")
+    assert code == 1
+    assert err.startswith("StoreError: the store out/run.zarr exists (complete)")
+    assert "--overwrite" in err
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
+    assert call("run", "run.yaml", "--set", "report=null", "--overwrite")[0] == 0
+
+
+def test_a_stopped_run_says_what_is_there_and_resume_finishes_it(folder, call, monkeypatch):
+    monkeypatch.setenv("STOP_AT", "3")
+    code, out, err = call("run", "run.yaml", "--overwrite")
+    assert (code, out) == (130, "")
+    assert err.rstrip().endswith(
+        "Stopped. out/run.zarr may be incomplete. Finish it: the same command with --resume in place of --overwrite."
+    )
+    assert "no" in lines(call("info", "out/run.zarr")[1])["complete"].lower() or not xarray.open_datatree(
+        folder / "out/run.zarr", engine="zarr", consolidated=False
+    ).attrs["complete"]
+    monkeypatch.delenv("STOP_AT")
+    code, out, err = call("run", "run.yaml", "--resume")
+    assert code == 0, err
+    assert lines(out)["steps"] == "2 recorded, 1 of them before"
+
+
+def test_resume_and_overwrite_exclude_each_other(folder, call):
+    code, _, err = call("run", "run.yaml", "--resume", "--overwrite")
+    assert code == 2
+    assert "exclude each other" in err
+
+
+def test_sites_is_a_table_of_one_sample_and_writes_nothing(folder, call):
+    code, out, _ = call("sites", "run.yaml")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[1] == ["hidden", "Linear", "sample,", "neuron", "4", "float32", "16", "bytes"]
+    assert rows[2][0] == "out"
+    assert not (folder / "out").exists()
+
+
+def test_sites_as_a_tree_tells_what_feeds_what(folder, call):
+    _, out, _ = call("sites", "run.yaml", "--tree")
+    assert re.search(r"hidden +Linear 4 +→ out\n", out)
+    assert re.search(r"out +Linear 2 +→ loss\n", out)
+
+
+def test_plan_tells_the_bytes_and_writes_nothing(folder, call):
+    code, out, _ = call("plan", "run.yaml")
+    assert code == 0
+    assert "free disk" in out
+    assert lines(out)["fits"] == "yes"
+    assert not (folder / "out").exists()
+
+
+def test_info_and_report_read_a_store(digits_store, tmp_path, call):
+    code, out, _ = call("info", digits_store)
+    assert code == 0
+    assert (lines(out)["sites"], lines(out)["samples"]) == ("14", "64")
+    output = tmp_path / "elsewhere.html"
+    code, out, _ = call("report", digits_store, "--output", output)
+    assert (code, lines(out)["report"]) == (0, str(output))
+    assert output.exists()
+
+
+def test_schema_is_the_config_schema_as_json(call):
+    code, out, _ = call("schema")
+    assert code == 0
+    assert json.loads(out)["title"] == "actigrad config"
+
+
+def test_a_bad_config_tells_everything_and_writes_nothing(folder, call):
+    (folder / "run.yaml").write_text(CONFIG.replace("keep: full", "keep: ful") + "sed: 1\n")
+    for command in ("run", "plan", "sites"):
+        code, out, err = call(command, "run.yaml", "--set", "train.steps=many")
+        assert (code, out) == (2, "")
+        assert err.startswith("ConfigError: 3 problems in the config; nothing was run or written:\n  run.yaml:6: capture")
+        for told in ("did you mean 'full'?", "run.yaml:9: sed", "did you mean 'seed'?", "--set train.steps=many"):
+            assert told in err
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "told"),
+    [
+        ("model.factory=cli_model:biuld", 2, "--set model.factory=cli_model:biuld: .*did you mean 'build'"),
+        ("model.options.depth=3", 2, "run.yaml:1: model.factory.*raised TypeError.*depth"),
+        ("data.samples=11", 2, "data.samples.*found 11, expected samples among the 10"),
+        ("capture.0.sites=hiden", 2, "found 'hiden'.*The nearest of 2 sites: 'hidden'"),
+        ("data.options.features=5", 1, r"CaptureError: the loss failed on a batch of the data \(x float32\[4, 5\]"),
+        ("store.path=run.yaml/run.zarr", 1, "StoreError: cannot create the store"),
+    ],
+)
+def test_bad_input_is_a_sentence_with_its_place(folder, call, override, code, told):
+    found, out, err = call("run", "run.yaml", "--set", override)
+    assert (found, out) == (code, "")
+    assert re.search(told, err, re.DOTALL), err
+    assert not (folder / "out").exists()
+
+
+def test_a_store_that_is_not_there_is_told(tmp_path, call):
+    for command in ("info", "report"):
+        code, _, err = call(command, tmp_path / "none.zarr")
+        assert code == 1
+        assert "there is no store at" in err
