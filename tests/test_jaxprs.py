@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 import actigrad
 from actigrad.errors import CaptureError
+from actigrad.reduce import Summary
 from twins import captured, custom, objective, reference
 
 RNG = np.random.default_rng(0)
@@ -264,3 +265,45 @@ def test_inside_shard_map_each_shard_keeps_its_own_value_and_gradient(check):
     if check:  # without checks every shard holds its own copy of the total, and its own share of the gradient
         np.testing.assert_allclose(frame.activations["total"], h.sum(0, keepdims=True), rtol=1e-5)
         np.testing.assert_allclose(frame.gradients["total"], at_total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", ["inner[2]", "inner[-1]", "inner[1:3]", "inner[::2]"])
+@pytest.mark.parametrize("program", ["scan", "reverse scan", "remat in scan", "nested scan", "cond in scan"])
+def test_chosen_iterations_of_a_loop_equal_those_of_all(program, pattern):
+    frame, whole = captured(PROGRAMS[program], X, sites=pattern), captured(PROGRAMS[program], X)
+    kept = list(frame.sites[0].picked)
+    assert frame.activations["inner"].shape == frame.sites[0].shape
+    for quantity in ("activations", "gradients"):
+        some, all_ = getattr(frame, quantity)["inner"], getattr(whole, quantity)["inner"]
+        np.testing.assert_allclose(some, all_[np.asarray(kept)], rtol=1e-5, atol=1e-7)
+    assert frame.loss == whole.loss
+    for path, visited in frame.visited.items():
+        np.testing.assert_array_equal(visited, whole.visited[path][np.asarray(kept)])
+
+
+def test_chosen_iterations_are_reduced_inside_the_loop_too():
+    choice = Summary()
+    some = captured(PROGRAMS["scan"], X, sites="inner[1:3]", reduce=choice).gradients["inner"]
+    whole = captured(PROGRAMS["scan"], X, sites="inner", reduce=choice).gradients["inner"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[1:3], rtol=1e-5), some, whole)
+
+
+def test_an_iteration_that_does_not_exist_is_told_with_the_length_of_the_loop():
+    with pytest.raises(CaptureError, match=r"'inner\[4\]'.*4 iterations"):
+        captured(PROGRAMS["scan"], X, sites="inner[4]")
+
+
+def test_keeping_few_iterations_takes_less_memory_than_keeping_all():
+    weights = jnp.ones((24, 64, 64)) / 64
+
+    def loss(params, batch):
+        step = lambda x, w: (actigrad.tap(jnp.tanh(x @ w), "h"), None)
+        return jnp.sum(jax.lax.scan(jax.checkpoint(step), batch["x"], params)[0])
+
+    def bytes_of(sites):
+        run = jax.jit(actigrad.capture(loss, sites=sites, parameters=False, inputs=False))
+        memory = run.lower(weights, {"x": jnp.ones((512, 64))}).compile().memory_analysis()
+        return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+    one = 512 * 64 * 4
+    assert bytes_of("h") - bytes_of("h[-2:]") > 24 * one

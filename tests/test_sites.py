@@ -81,3 +81,28 @@ def test_bytes_and_shape_of_one_sample():
     site = Site("x", (3, 8, 5), "bfloat16", ("layer", "sample", "neuron"))
     assert (site.nbytes, site.sample_shape, site.differentiable) == (240, (3, 5), True)
     assert not Site("i", (8,), "int32", ("sample",)).differentiable
+
+
+LOOP = Site("blocks/mlp", (6, 8, 4), "float32", ("layer", "sample", "neuron"))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "picked"),
+    [
+        ("blocks/mlp", None),
+        ("blocks/*[2]", (2,)),
+        ("**[-1]", (5,)),
+        ("blocks/mlp[2:4]", (2, 3)),
+        ("blocks/mlp[::2]", (0, 2, 4)),
+        (["blocks/mlp[0]", "blocks/mlp[-1]"], (0, 5)),
+        (["blocks/mlp[0]", "**"], None),
+    ],
+)
+def test_iterations_of_a_loop_can_be_chosen(patterns, picked):
+    (site,) = choose([LOOP], patterns)
+    assert site.picked == picked
+    assert site.shape == ((len(picked) if picked else 6), 8, 4)
+
+
+def test_brackets_are_a_character_class_where_there_is_no_loop():
+    assert [site.path for site in choose((*SITES, LOOP), "conv[12]")] == ["conv1", "conv2"]

@@ -164,8 +164,7 @@ def test_a_site_that_does_not_reach_the_loss_has_a_zero_gradient_and_is_listed()
     for options in ({}, {"reduce": Full()}):
         frame = actigrad.capture(loss, **options)({}, BATCH)
         assert frame.unreached == ("deadend", "cut")
-        assert not frame.gradients["deadend"].any()
-        assert frame.gradients["deadend"].shape == (5, 3)
+        np.testing.assert_array_equal(frame.gradients["deadend"], np.zeros((5, 3)))
 
 
 def test_static_arguments_choose_the_program_and_arrays_are_traced():

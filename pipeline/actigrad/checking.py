@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from actigrad.flow import LOSS
-from actigrad.jaxprs import Rewriter
 from actigrad.program import Program, split_arguments, trace_program
+from actigrad.rewrite import Rewriter
 from actigrad.sites import Site, choose
 from actigrad.transform import Frame, Patterns, capture
 

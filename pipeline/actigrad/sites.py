@@ -12,21 +12,22 @@ store and a row in a table. Sites are chosen by patterns over their paths:
     ['head/1']
 
 Pattern language: `**` any number of path segments, `*` and `?` within one segment, `[0-9]` a character class,
-`{a,b}` alternatives, `type:Linear` the kind of module (with the same wildcards), `re:…` a regular expression that must
-match the whole path. A pattern that matches nothing is an error: a silently empty choice is how captures get lost.
+`{a,b}` alternatives, `blocks/mlp[2:4]` or `[-1]` some iterations of the outermost loop, `type:Linear` the kind of
+module (with the same wildcards), `re:…` a regular expression that must match the whole path. A pattern that matches
+nothing is an error: a silently empty choice is how captures get lost.
 """
 
 import fnmatch
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from actigrad.errors import CaptureError, NoSuchSite, nearest
 
 ITEM_SIZES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "bool": 1, "complex64": 8, "complex128": 16}
-LOOP_DIMS = ("layer", "iteration")
+PICK = re.compile(r"(?P<base>.+)\[(?P<pick>-?\d+|-?\d*:-?\d*(:-?\d+)?)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Site:
         kind: the module's class name (`Conv`), or `""` for a value that was only named.
         feeds: the paths of the sites directly downstream in the data flow; `"loss"` for the loss.
         missing: why the gradient here cannot be captured, or `""`.
+        picked: which iterations of its outermost loop are kept, None for all; `shape` counts these alone.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Site:
     kind: str = ""
     feeds: tuple[str, ...] = ()
     missing: str = ""
+    picked: tuple[int, ...] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +82,7 @@ def choose(
     sites = tuple(sites)
     wanted = _matched(sites, _as_tuple(patterns))
     unwanted = _matched(sites, _as_tuple(exclude))
-    return tuple(site for site in sites if site.path in wanted - unwanted)
+    return tuple(_keep(site, wanted[site.path]) for site in sites if site.path in wanted and site.path not in unwanted)
 
 
 def infer_dims(shape: Sequence[int], samples: int | None) -> tuple[str, ...]:
@@ -105,16 +108,52 @@ def _as_tuple(patterns: str | Sequence[str]) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
-def _matched(sites: tuple[Site, ...], patterns: tuple[str, ...]) -> set[str]:
-    matched: set[str] = set()
+def _matched(sites: tuple[Site, ...], patterns: tuple[str, ...]) -> dict[str, set[int] | None]:
+    """The paths that match, with the iterations that are asked for (None: all)."""
+    matched: dict[str, set[int] | None] = {}
     for pattern in patterns:
-        is_match = _compile(pattern)
-        found = {site.path for site in sites if is_match(site)}
+        picked = _match_iterations(sites, pattern)
+        found = picked or {site.path: None for site in sites if _compile(pattern)(site)}
         # "everything" may be asked of a model in which nothing is named: that is an empty answer, not a typing error.
         if not found and pattern != "**":
             raise NoSuchSite(_no_match(pattern, sites))
-        matched |= found
+        for path, iterations in found.items():
+            before = matched.get(path, set())
+            matched[path] = None if before is None or iterations is None else before | iterations
     return matched
+
+
+def _match_iterations(sites: tuple[Site, ...], pattern: str) -> dict[str, set[int] | None]:
+    """What a pattern ending in `[2]`, `[-1]` or `[2:4]` matches among sites in loops; nothing if it is no such."""
+    parts = PICK.fullmatch(pattern)
+    if not parts or pattern.startswith("re:"):
+        return {}
+    found: dict[str, set[int] | None] = {}
+    for site in sites:
+        if "layer" in site.dims and _compile(parts["base"])(site):
+            length = site.shape[site.dims.index("layer")]
+            chosen = parts["pick"]
+            where = (
+                slice(*(int(part) if part else None for part in chosen.split(":"))) if ":" in chosen else int(chosen)
+            )
+            try:
+                taken = range(length)[where]
+            except IndexError:
+                taken = range(0)
+            iterations = {taken} if isinstance(taken, int) else set(taken)
+            if not iterations:
+                has = f"the loop of site {site.path!r} has {length} iterations, 0 to {length - 1}"
+                raise CaptureError(f"{pattern!r}: {has}.")
+            found[site.path] = iterations
+    return found
+
+
+def _keep(site: Site, iterations: set[int] | None) -> Site:
+    if iterations is None:
+        return site
+    at = site.dims.index("layer")
+    shape = (*site.shape[:at], len(iterations), *site.shape[at + 1 :])
+    return replace(site, shape=shape, picked=tuple(sorted(iterations)))
 
 
 def _no_match(pattern: str, sites: tuple[Site, ...]) -> str:

@@ -8,7 +8,7 @@
     frame.input_gradients                  # a pytree like batch; None at integer leaves
     frame.missing                          # what was asked for and could not be had, with the reason
 
-How: the loss is traced once; the program is run again with every chosen tap opened (`jaxprs.Rewriter`), each taking a
+How: the loss is traced once; the program is run again with every chosen tap opened (`rewrite.Rewriter`), each taking a
 *probe*; one `jax.vjp` with respect to (params, probes, batch) gives everything else. A probe enters through an exact
 identity with a derivative of its own: adding a zero would lose -0.0, upcast bfloat16 and keep a buffer of the
 activation's size alive.
@@ -22,7 +22,7 @@ Limits: no callbacks; reverse-mode only, so sites inside a `while_loop` or a cus
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -30,9 +30,10 @@ import jax.numpy as jnp
 
 from actigrad import reduce as reductions
 from actigrad.errors import CaptureError
-from actigrad.jaxprs import Address, Rewriter, Tap
+from actigrad.jaxprs import Address, Tap, pick
 from actigrad.probes import enter, make_probe, state_of_zeros, unpack
 from actigrad.program import Program, Static, split_arguments, trace_program
+from actigrad.rewrite import Rewriter
 from actigrad.sites import Site, choose
 
 WHILE_IN_THE_WAY = (
@@ -156,6 +157,7 @@ def _run(request: _Request, static: Static, arrays: list[Any]) -> Frame:
     """Trace, choose, run again with the taps open, pull back."""
     program = trace_program(request.loss, static, arrays)
     sites = choose(program.sites, request.sites, request.exclude)
+    program = replace(program, taps=program.taps | {s.path: pick(program.taps[s.path], s.picked) for s in sites})
     taps = {program.taps[site.path].address: site for site in sites if not program.taps[site.path].refused}
     probed = {address: site for address, site in taps.items() if request.gradients and not site.missing}
     reached: set[Address] = set()
