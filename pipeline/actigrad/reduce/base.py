@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from functools import reduce as fold
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from actigrad.errors import CaptureError
 
 State = Any
 Dims = tuple[str, ...]
+Chunk = TypeVar("Chunk", bound=Callable[..., Any])
 MAX_COUNT = 2**31 - 1
 """What an int32 count holds. Batches are merged in int64, so this limits one batch, not a run."""
 
@@ -64,7 +65,7 @@ def finalize(choice: Reduction | Mapping[str, Reduction], state: State) -> Any:
     return choice.finalize(state)
 
 
-def over_loops(method: Callable[[Any, jax.Array, Dims], State]) -> Callable[[Any, jax.Array, Dims], State]:
+def over_loops(method: Chunk) -> Chunk:
     """A `chunk` that also takes a whole scanned array: loops' axes stay in front of every leaf of the state.
 
     Inside a loop `capture` hands over one iteration at a time; this makes the stacked array give the same state.
@@ -78,10 +79,10 @@ def over_loops(method: Callable[[Any, jax.Array, Dims], State]) -> Callable[[Any
             inner = partial(jax.lax.map, inner)
         return inner(x)
 
-    return mapped
+    return cast(Chunk, mapped)
 
 
-def _call(method: Callable[[Any, jax.Array, Dims], State], self: Any, dims: Dims, x: jax.Array) -> State:
+def _call(method: Callable[..., State], self: Any, dims: Dims, x: jax.Array) -> State:
     return method(self, x, dims)
 
 
@@ -131,22 +132,29 @@ def countable(n: int, who: str) -> int:
     return n
 
 
-def on_finite(measure: Callable[[jax.Array, jax.Array | None], State], x: jax.Array) -> State:
+def on_finite(
+    measure: Callable[[jax.Array, jax.Array | None], State], x: jax.Array, total: jax.Array | None = None
+) -> State:
     """`measure(x, mask)`, where `mask` tells which values are finite, or is None when all are known to be.
 
     On CPUs XLA runs plain sums and bounds ten times as fast as masked ones, so there the mask is made only when a sum
-    shows that it is needed (measured: 8 against 100 ms for 8.4 M values). Elsewhere a branch would make the host wait
+    shows that it is needed (measured: 20 against 90 ms for 8.4 M values). Elsewhere a branch would make the host wait
     for the device, and masks cost nothing.
+
+    Args:
+        measure: what to compute; both ways give the same structure.
+        x: the array.
+        total: sums over all of it, where the caller has them anyway.
     """
 
-    def masked(x: jax.Array) -> State:
+    def masked(x: jax.Array, total: jax.Array) -> State:
         return measure(x, jnp.isfinite(x))
 
-    def only_if_needed(x: jax.Array) -> State:
+    def only_if_needed(x: jax.Array, total: jax.Array) -> State:
         # A sum of finite values that overflows takes the careful way too, which is right, only slower.
-        return jax.lax.cond(jnp.isfinite(jnp.sum(x)), lambda x: measure(x, None), masked, x)
+        return jax.lax.cond(jnp.all(jnp.isfinite(total)), lambda x: measure(x, None), lambda x: masked(x, total), x)
 
-    return jax.lax.platform_dependent(x, cpu=only_if_needed, default=masked)
+    return jax.lax.platform_dependent(x, jnp.sum(x) if total is None else total, cpu=only_if_needed, default=masked)
 
 
 def on_host(state: Any) -> dict[str, np.ndarray]:

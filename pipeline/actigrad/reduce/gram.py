@@ -48,12 +48,13 @@ class Gram:
                     jnp.broadcast_to(jnp.sum(whole, dtype=jnp.int32), (width,)),
                     jnp.broadcast_to(whole, x.shape),
                 )
-            pivot, scale, relative = centre(x, (0,), mask, seen, *bounds(x, (0,), mask))
+            pivot, scale, relative = centre(x, (0,), mask, seen, total, bounds(x, (0,), mask))
             products = jnp.matmul(relative.T, relative, precision=jax.lax.Precision.HIGHEST)
             sums = {"sum": jnp.sum(relative, axis=0), "squares": products}
             return {"n": seen, "skipped": count - seen, "pivot": pivot, "scale": scale} | sums
 
-        return on_finite(measure, x)
+        total = jnp.sum(x, axis=0)
+        return on_finite(measure, x, total)
 
     def combine(self, a: State, b: State) -> State:
         """Both in float64, around their common mean."""

@@ -41,8 +41,12 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first, last = _INF >> _SHIFT, (_INF >> _SHIFT) + 1
     edge[first], below[:, first], above[:, first] = _INF + 1, [neginf, posinf], nan
     below[:, last] = above[:, last] = nan
-    halves = (np.concatenate([edge, edge]), below[::-1].reshape(-1), above[::-1].reshape(-1))
-    return tuple(half.astype(np.int32) for half in halves)
+    return np.tile(edge, 2).astype(np.int32), _by_sign(below), _by_sign(above)
+
+
+def _by_sign(slots: np.ndarray) -> np.ndarray:
+    """(negative, positive) rows in the order of the sign bit."""
+    return slots[::-1].reshape(-1).astype(np.int32)
 
 
 _EDGE, _BELOW, _ABOVE = _tables()

@@ -23,18 +23,27 @@ def bounds(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None) -> tuple
     return low, jnp.max(jnp.where(mask, x, -jnp.inf), axis=axes)
 
 
-def centre(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None, n: jax.Array, low: jax.Array, high: jax.Array):
-    """(pivot, scale, relative): `relative` is `(x - pivot) / scale`, within [-2, 2], and 0 where masked."""
-    limits = jnp.finfo(x.dtype)
+def centre(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None, n: jax.Array, total: jax.Array, limits: Any):
+    """(pivot, scale, relative): `relative` is `(x - pivot) / scale`, within [-2, 2], and 0 where masked.
+
+    Args:
+        x: the array.
+        axes: all but the neurons'.
+        mask: where it is finite; None for everywhere.
+        n: how many values each neuron has.
+        total: the sum along `axes`; used where nothing is masked.
+        limits: (low, high), as `bounds` gives them.
+    """
     if mask is None:
-        total = jnp.sum(x, axis=axes) / n.astype(x.dtype)
+        guess = total / n.astype(x.dtype)
     else:
         # A shrunk sum cannot overflow, whatever the count.
-        total = jnp.sum(jnp.where(mask, x * 2.0**-31, 0), axis=axes) / jnp.maximum(n, 1).astype(x.dtype) * 2.0**31
+        guess = jnp.sum(jnp.where(mask, x * 2.0**-31, 0), axis=axes) / jnp.maximum(n, 1).astype(x.dtype) * 2.0**31
     some = n > 0
-    low, high = jnp.where(some, low, 0), jnp.where(some, high, 0)
-    pivot = jnp.clip(total, low, high)
-    reach = jnp.clip(jnp.maximum(high - pivot, pivot - low), limits.tiny, limits.max / 4)
+    low, high = (jnp.where(some, limit, 0) for limit in limits)
+    pivot = jnp.clip(guess, low, high)
+    reach = jnp.maximum(high - pivot, pivot - low)
+    reach = jnp.clip(reach, jnp.finfo(x.dtype).tiny, jnp.finfo(x.dtype).max / 4)
     _, exponent = jnp.frexp(reach)
     shrink = jnp.ldexp(jnp.ones_like(reach), 1 - exponent)
     # Both products are exact (a power of two), so this is (x - pivot) * shrink without its overflow.

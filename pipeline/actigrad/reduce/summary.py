@@ -37,11 +37,11 @@ class Summary:
             return _nothing(tuple(size for i, size in enumerate(x.shape) if i not in axes), x.dtype)
 
         def measure(x: jax.Array, mask: jax.Array | None) -> State:
-            low, high = bounds(x, axes, mask)
+            low, high = limits = bounds(x, axes, mask)
             finite = (
                 jnp.full(low.shape, count, jnp.int32) if mask is None else jnp.sum(mask, axis=axes, dtype=jnp.int32)
             )
-            pivot, scale, relative = centre(x, axes, mask, finite, low, high)
+            pivot, scale, relative = centre(x, axes, mask, finite, total, limits)
             return {
                 "finite": finite,
                 "nonfinite": count - finite,
@@ -54,7 +54,8 @@ class Summary:
                 "squares": jnp.sum(relative * relative, axis=axes),
             }
 
-        return on_finite(measure, x)
+        total = jnp.sum(x, axis=axes)
+        return on_finite(measure, x, total)
 
     def combine(self, a: State, b: State) -> State:
         """Both in float64, around their common mean."""
