@@ -24,7 +24,7 @@ from actigrad.errors import StoreError, ViewError
 from actigrad.metrics import METRICS
 from actigrad.schema import site_group
 from actigrad.sites import Site
-from actigrad.store import open_store, read_sites
+from actigrad.store import open_store, read_samples, read_sites
 
 PIXELS = (128, 460)
 BUDGET = 11 * 2**20
@@ -76,8 +76,9 @@ def write_report(store: str | Path, path: str | Path, progress: Any = None) -> P
     for picture, div in zip(pictures, divs, strict=True):
         picture.html = div
     html = _template().render(
-        title=str(tree.attrs["title"]), subtitle=_subtitle(tree), incomplete=not tree.attrs["complete"], facts=_facts(tree, sites),
-        notes=list(_notes(tree, sites)), parts=parts, step=int(tree["samples"]["step"].values[-1]), table=_table(tree, sites),
+        title=str(tree.attrs["title"]), subtitle=_subtitle(tree), incomplete=not tree.attrs["complete"],
+        facts=_facts(tree, sites), notes=list(_notes(tree, sites)), parts=parts, table=_table(tree, sites),
+        step=int(read_samples(tree)["step"].values[-1]),
         config=json.dumps({"config": tree.attrs["config"], "versions": tree.attrs["versions"]}, indent=2),
         resources=INLINE.render(), script=script,
     )  # fmt: skip
@@ -99,26 +100,37 @@ def _template() -> jinja2.Template:
 
 
 def _parts(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Iterator[Part]:
-    part = Part("overview", "Where and when", "One cell a site and recorded step. A row that changes colour is a site that changes; a column that changes is a moment.")  # fmt: skip
+    text = (
+        "One cell a site and recorded step. A row that changes colour is a site that changes; a column that changes is "
+        "a moment."
+    )
+    part = Part("overview", "Where and when", text)
     for quantity in ("activation", "gradient"):
         part.pictures += _try(
             lambda q=quantity: views.overview(tree, quantity=q), f"Heatmap of {quantity} size, sites by steps"
         )
     yield part
-    text = "The model from input to loss, indented by module. Arcs on the left are the data flow read off the traced program. The three columns are the values at the last recorded step."
+    text = (
+        "The model from input to loss, indented by module. Arcs on the left are the data flow read off the traced "
+        "program. The three columns are the values at the last recorded step."
+    )
     yield Part(
         "structure",
         "The structure, with values",
         text,
         _try(lambda: views.structure(tree), "Sites in forward order with data flow and values"),
     )
-    text = "How large the gradient is at each site. A line that falls towards the left vanishes on its way back to the input, one that rises explodes."
+    text = (
+        "How large the gradient is at each site. A line that falls towards the left vanishes on its way back to the "
+        "input, one that rises explodes."
+    )
     yield Part(
         "flow", "Gradient flow", text, _try(lambda: views.flow(tree), "Gradient size by depth with quantile ribbons")
     )
     text = (
-        "One sample of each label, the one with the largest loss: label → prediction above the input. Below, the gradient of its loss with "
-        "respect to each pixel: red raises the loss when the pixel is raised, blue lowers it. Each gradient has its own scale, given above it."
+        "One sample of each label, the one with the largest loss: label → prediction above the input. Below, the "
+        "gradient of its loss with respect to each pixel: red raises the loss when the pixel is raised, blue lowers "
+        "it. Each gradient has its own scale, given above it."
     )
     yield Part(
         "saliency", "What in the input matters", text, _try(lambda: views.saliency(tree), "Inputs and their gradients")
@@ -128,9 +140,10 @@ def _parts(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Iterator[Part]:
 
 def _heatmaps(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Part:
     text = (
-        "Each site kept whole: neurons from top to bottom, all samples from left to right grouped by label; then the same neurons over the "
-        "recorded steps. A cell shows the signed value of largest magnitude among what it covers, so nothing is averaged away; a value that is "
-        "not finite is bright green. Hover tells which neuron and which sample it is."
+        "Each site kept whole: neurons from top to bottom, all samples from left to right grouped by label; then the "
+        "same neurons over the recorded steps. A cell shows the signed value of largest magnitude among what it "
+        "covers, so nothing is averaged away; a value that is not finite is bright green. Hover tells which neuron "
+        "and which sample it is."
     )
     part, spent, left_out = Part("heatmaps", "Neurons", text), 0, []
     for site in sites:
@@ -173,7 +186,7 @@ def _cells(view: Any) -> int:
 
 
 def _subtitle(tree: xarray.DataTree) -> str:
-    steps = tree["samples"]["step"].values
+    steps = read_samples(tree)["step"].values
     when = f"{len(steps)} recorded steps, {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
     return (
         f"{when} · gradients of {tree.attrs['gradients_of']} · made {tree.attrs['created']} on {tree.attrs['device']}"
@@ -181,7 +194,7 @@ def _subtitle(tree: xarray.DataTree) -> str:
 
 
 def _facts(tree: xarray.DataTree, sites: tuple[Site, ...]) -> list[tuple[str, str]]:
-    samples, facts = tree["samples"], []
+    samples, facts = read_samples(tree), []
     for name, rows in _splits(samples):
         loss = samples["loss"].isel(step=-1).values[rows]
         if "prediction" in samples and "label" in samples:
@@ -211,13 +224,17 @@ def _notes(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Iterator[str]:
     rows = {site.path: _numbers(tree, site) for site in sites}
     broken = {path: row["nonfinite"] for path, row in rows.items() if row["nonfinite"] > 0}
     if broken:
-        yield f"Values that are not finite at {len(broken)} sites, first at {next(iter(broken))} ({next(iter(broken.values())):,.0f} of them)."
+        first, count = next(iter(broken.items()))
+        yield f"Values that are not finite at {len(broken)} sites, first at {first} ({count:,.0f} of them)."
     else:
         yield "Every value of every site at every recorded step is finite."
     dead = {path: row["dead"] for path, row in rows.items() if row["dead"] > 0}
     if dead:
         worst = max(dead, key=lambda path: dead[path])
-        yield f"{worst}: {dead[worst]:.0%} of its neurons are zero for every sample at the last step. {len(dead)} of {len(sites)} sites have dead neurons."
+        yield (
+            f"{worst}: {dead[worst]:.0%} of its neurons are zero for every sample at the last step. {len(dead)} of "
+            f"{len(sites)} sites have dead neurons."
+        )
     else:
         yield "No site has a neuron that is zero for every sample at the last step."
     slopes = {
@@ -225,19 +242,24 @@ def _notes(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Iterator[str]:
     }
     if slopes:
         low, high = min(slopes, key=lambda p: slopes[p]), max(slopes, key=lambda p: slopes[p])
-        yield f"The gradient is smallest at {low} (median rms {slopes[low]:.2g}) and largest at {high} ({slopes[high]:.2g}), a factor of {slopes[high] / slopes[low]:,.0f}."
-    loss = tree["samples"]["loss"].isel(step=-1).values
+        yield (
+            f"The gradient is smallest at {low} (median rms {slopes[low]:.2g}) and largest at {high} "
+            f"({slopes[high]:.2g}), a factor of {slopes[high] / slopes[low]:,.0f}."
+        )
+    loss = read_samples(tree)["loss"].isel(step=-1).values
     hard = np.sort(loss)[::-1]
     top = max(1, len(hard) // 100)
     if loss.sum() > 0:
-        yield f"The hardest 1 % of the samples ({top}) carry {hard[:top].sum() / loss.sum():.0%} of the loss at the last step."
+        share = hard[:top].sum() / loss.sum()
+        yield f"The hardest 1 % of the samples ({top}) carry {share:.0%} of the loss at the last step."
     missing = [site.path for site in sites if site.missing]
     if missing:
-        yield f"No gradient could be captured at {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}: {next(s.missing for s in sites if s.missing)}."
+        shown = ", ".join(missing[:5]) + " …" * (len(missing) > 5)
+        yield f"No gradient could be captured at {shown}: {next(s.missing for s in sites if s.missing)}."
 
 
 def _numbers(tree: xarray.DataTree, site: Site) -> dict[str, float]:
-    summary, out = tree[f"{site_group(site.path)}/summary"], {}
+    summary, out = tree[f"{site_group(site.path)}/summary"].to_dataset(), {}
     for quantity in ("activation", "gradient"):
         out[quantity] = float("nan")
         if quantity in summary:

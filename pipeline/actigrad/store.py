@@ -131,7 +131,7 @@ def open_store(path: str | Path) -> xarray.DataTree:
 def read_sites(tree: xarray.DataTree) -> tuple[Site, ...]:
     """The sites of a store, in forward order; shapes are for one sample, with a `sample` axis of the store's size."""
     found = [node.attrs for node in tree["sites"].subtree if "feeds" in node.attrs] if "sites" in tree else []
-    n = tree["samples"].sizes["sample"]
+    n = read_samples(tree).sizes["sample"]
     sites = []
     for attrs in sorted(found, key=lambda attrs: attrs["index"]):
         dims, rest = tuple(attrs["dims"]), iter(attrs["sample_shape"])
@@ -142,10 +142,15 @@ def read_sites(tree: xarray.DataTree) -> tuple[Site, ...]:
     return tuple(sites)
 
 
+def read_samples(tree: xarray.DataTree) -> xarray.Dataset:
+    """What is known of each sample and step: coordinates, `label` and its like, loss, prediction."""
+    return tree["samples"].to_dataset()
+
+
 def describe(path: str | Path) -> dict[str, Any]:
     """What `actigrad info` prints: state, sizes, versions, by name."""
     tree = open_store(path)
-    samples, sites = tree["samples"].to_dataset(), read_sites(tree)
+    samples, sites = read_samples(tree), read_sites(tree)
     last = samples["loss"].isel(step=-1).values
     return {
         "store": str(path),

@@ -26,7 +26,7 @@ from actigrad.palette import DIVERGING, MAGNITUDE, NOT_FINITE, Scale, make_scale
 from actigrad.raster import Aggregate, rasterise
 from actigrad.schema import site_group
 from actigrad.sites import Site
-from actigrad.store import open_store, read_sites
+from actigrad.store import open_store, read_samples, read_sites
 
 Store = xarray.DataTree | str | Path
 WIDTH = 920
@@ -46,7 +46,7 @@ def overview(store: Store, *, quantity: str = "activation", metric: str = "rms")
     for site in sites:
         values = _metric(tree, site, quantity, metric)
         rows.append(np.nanmedian(values.reshape(values.shape[0], -1), axis=1))
-    steps = tree["samples"]["step"].values
+    steps = read_samples(tree)["step"].values
     shown = np.log10(np.maximum(np.array(rows), 1e-45)) if logarithmic else np.array(rows)
     cells = [
         (str(step), site.path, shown[i, j], rows[i][j], _neurons(site))
@@ -54,12 +54,13 @@ def overview(store: Store, *, quantity: str = "activation", metric: str = "rms")
         for j, step in enumerate(steps)
     ]
     name = f"log10 {metric}" if logarithmic else metric
-    element = hv.HeatMap(
+    element: Any = hv.HeatMap(
         cells, ["step", "site"], [hv.Dimension("shown", label=name), hv.Dimension("value", label=metric), "neurons"]
     )
     return element.opts(
-        **_frame(height=max(220, 24 * len(sites) + 90)), cmap=MAGNITUDE, colorbar=True, invert_yaxis=True, tools=["hover"],
-        xrotation=0 if len(steps) <= 25 else 60, xlabel="step (training updates)", ylabel="", clipping_colors={"NaN": NOT_FINITE},
+        **_frame(height=max(220, 24 * len(sites) + 90)), cmap=MAGNITUDE, colorbar=True, invert_yaxis=True,
+        xrotation=0 if len(steps) <= 25 else 60, xlabel="step (training updates)", ylabel="", tools=["hover"],
+        clipping_colors={"NaN": NOT_FINITE},
         title=f"{FINE[quantity]}\ncolour: {name}, median over the site's neurons", backend="bokeh",
     )  # fmt: skip
 
@@ -74,13 +75,13 @@ def structure(store: Store, *, step: int | None = None) -> hv.Overlay:
     sites, index = read_sites(tree), _step_index(tree, step)
     position = {site.path: i for i, site in enumerate(sites)}
     columns = [_column(tree, sites, index, what) for what in ("activation", "gradient", "dead")]
-    cells = hv.Overlay([
-        hv.Rectangles(
-            [(5.3 + 1.25 * c, i - 0.42, 6.5 + 1.25 * c, i + 0.42, value, text, sites[i].path) for i, (value, text) in enumerate(column)],
-            vdims=[f"{name} colour", hv.Dimension(f"{name} value", label=name), "site"],
-        ).opts(color=f"{name} colour", cmap=cmap, line_color="#ffffff", tools=["hover"], clipping_colors={"NaN": "#eef0f3"}, backend="bokeh")
-        for c, (column, name, cmap) in enumerate(zip(columns, ("activation rms", "gradient rms", "dead"), (MAGNITUDE, MAGNITUDE, _REDS), strict=True))
-    ])  # fmt: skip
+    names = ("activation rms", "gradient rms", "dead")
+    cells = hv.Overlay(
+        [
+            _cells(5.3 + 1.25 * c, column, sites, name, cmap)
+            for c, (column, name, cmap) in enumerate(zip(columns, names, (MAGNITUDE, MAGNITUDE, _REDS), strict=True))
+        ]
+    )
     numbers = _numbers(
         [
             (5.9 + 1.25 * c, i, text, value, column)
@@ -100,7 +101,7 @@ def structure(store: Store, *, step: int | None = None) -> hv.Overlay:
         ["x", "y"],
         "text",
     )
-    arcs = hv.Path(
+    arcs: Any = hv.Path(
         [
             _arc(position[s.path], position.get(t, len(sites)), 1.35)
             for s in sites
@@ -111,14 +112,15 @@ def structure(store: Store, *, step: int | None = None) -> hv.Overlay:
     loss = hv.Labels([(1.5, len(sites), "loss")], ["x", "y"], "text").opts(
         text_align="left", text_font_size="9pt", text_font_style="bold", text_color="#16181d", backend="bokeh"
     )
-    shown = tree["samples"]["step"].values[index]
+    shown = read_samples(tree)["step"].values[index]
     return (
         arcs.opts(color="#7a8699", line_width=1.6, backend="bokeh")
         * cells * numbers * labels * loss
         * heads.opts(text_font_size="8pt", text_font_style="bold", text_color="#40464f", backend="bokeh")
     ).opts(
         **_frame(height=max(260, 27 * (len(sites) + 3))), xaxis=None, yaxis=None, invert_yaxis=True, xlim=(0, 9.2),
-        ylim=(-1.8, len(sites) + 0.7), title=f"structure and values at step {shown}", show_legend=False, backend="bokeh",
+        ylim=(-1.8, len(sites) + 0.7), title=f"structure and values at step {shown}", show_legend=False,
+        backend="bokeh",
     )  # fmt: skip
 
 
@@ -151,7 +153,7 @@ def heatmap(
     scale = _scale(tree, chosen, quantity, index)
     known = _known(tree, chosen, x, columns, rows)
     what = f"{chosen.path} · {FINE[quantity]}" + (
-        "" if x == "step" else f" at step {tree['samples']['step'].values[index]}"
+        "" if x == "step" else f" at step {read_samples(tree)['step'].values[index]}"
     )
 
     def draw(x_range=None, y_range=None, width=None, height=None):
@@ -186,7 +188,7 @@ def flow(store: Store, *, quantity: str = "gradient", step: int | None = None) -
     depth = np.arange(len(sites))
     q = np.array([point[1:6] for point in points], float)
     label = f"log10 {quantity} rms"
-    wide = hv.Area((depth, q[:, 0], q[:, 4]), "site", [label, "q95"]).opts(
+    wide: Any = hv.Area((depth, q[:, 0], q[:, 4]), "site", [label, "q95"]).opts(
         color="#9ec5e8", line_alpha=0, backend="bokeh"
     )
     middle = hv.Area((depth, q[:, 1], q[:, 3]), "site", [label, "q75"]).opts(
@@ -197,11 +199,11 @@ def flow(store: Store, *, quantity: str = "gradient", step: int | None = None) -
         [(i, point[3], point[0], point[6], point[7]) for i, point in enumerate(points)],
         ["site", label], ["path", "neurons", hv.Dimension("zeros", label="rms is zero")],
     ).opts(color="#123a63", size=7, tools=["hover"], backend="bokeh")  # fmt: skip
-    shown = tree["samples"]["step"].values[index]
+    shown = read_samples(tree)["step"].values[index]
     return (wide * middle * line * dots).opts(
         **_frame(height=330), xticks=[(i, site.path) for i, site in enumerate(sites)], xrotation=40, xlabel="",
-        ylabel=label, title=f"{FINE[quantity]} at step {shown}\nline: median neuron; ribbons: 50 % and 90 % of neurons; sites in forward order",
-        show_grid=True, xlim=(-0.5, len(sites) - 0.5), backend="bokeh",
+        title=f"{FINE[quantity]} at step {shown}\nline: median neuron; ribbons: 50 % and 90 % of neurons; sites in "
+        "forward order", ylabel=label, show_grid=True, xlim=(-0.5, len(sites) - 0.5), backend="bokeh",
     )  # fmt: skip
 
 
@@ -225,23 +227,37 @@ def saliency(store: Store, *, samples: Sequence[int] | None = None, name: str | 
         upper.append(_tile(picture, "gray_r", (0.0, float(picture.max()) or 1.0), _sample_title(tree, sample), "value"))
         limit = float(np.abs(slope).max()) or 1.0
         lower.append(_tile(slope, DIVERGING, (-limit, limit), f"±{limit:.2g}", "gradient"))
-    return hv.Layout([*upper, *lower]).cols(len(chosen)).opts(shared_axes=False, toolbar=None, backend="bokeh")
+    layout: Any = hv.Layout([*upper, *lower])
+    return layout.cols(len(chosen)).opts(shared_axes=False, toolbar=None, backend="bokeh")
 
 
 def traces(store: Store, site: str, *, quantity: str = "activation", metric: str = "rms") -> Any:
     """All neurons of a site over the recorded steps, drawn by Datashader: the darker, the more neurons pass there."""
     tree = _open(store)
     values = _metric(tree, _site(tree, site), quantity, metric)
-    steps, values = tree["samples"]["step"].values, values.reshape(values.shape[0], -1)
+    steps, values = read_samples(tree)["step"].values, values.reshape(values.shape[0], -1)
     lines = hv.Path([np.column_stack([steps, values[:, i]]) for i in range(values.shape[1])], ["step", metric])
     counted = rasterize(lines, aggregator="count", dynamic=True)
     return counted.opts(
-        **_frame(height=300), cmap=list(reversed(MAGNITUDE)), cnorm="log", colorbar=True, clipping_colors={"min": "#ffffff00"},
+        **_frame(height=300), cmap=list(reversed(MAGNITUDE)), cnorm="log", colorbar=True,
+        clipping_colors={"min": "#ffffff00"},
         title=f"{site} · {FINE[quantity]}: {metric} of every neuron", backend="bokeh",
     )  # fmt: skip
 
 
 _REDS = ["#f4f6f8", "#fde0c8", "#f8a97a", "#e5622f", "#a02a0a"]
+
+
+def _cells(left: float, column: list[tuple[float, str]], sites: Sequence[Site], name: str, cmap: Any) -> hv.Rectangles:
+    """One column of the structure: a cell a site."""
+    rows = [
+        (left, i - 0.42, left + 1.2, i + 0.42, value, text, sites[i].path) for i, (value, text) in enumerate(column)
+    ]
+    cells: Any = hv.Rectangles(rows, vdims=[f"{name} colour", hv.Dimension(f"{name} value", label=name), "site"])
+    return cells.opts(
+        color=f"{name} colour", cmap=cmap, line_color="#ffffff", tools=["hover"], clipping_colors={"NaN": "#eef0f3"},
+        backend="bokeh",
+    )  # fmt: skip
 
 
 def _open(store: Store) -> xarray.DataTree:
@@ -251,9 +267,8 @@ def _open(store: Store) -> xarray.DataTree:
 def _site(tree: xarray.DataTree, path: str) -> Site:
     sites = {site.path: site for site in read_sites(tree)}
     if path not in sites:
-        raise ViewError(
-            f"the store has no site {path!r}. The nearest: {', '.join(nearest(path, sites)) or ', '.join(list(sites)[:8])}."
-        )
+        near = ", ".join(nearest(path, sites) or list(sites)[:8])
+        raise ViewError(f"the store has no site {path!r}. The nearest: {near}.")
     return sites[path]
 
 
@@ -281,7 +296,7 @@ def _metric(tree: xarray.DataTree, site: Site, quantity: str, metric: str) -> np
 
 
 def _step_index(tree: xarray.DataTree, step: int | None) -> int:
-    steps = tree["samples"]["step"].values.tolist()
+    steps = read_samples(tree)["step"].values.tolist()
     if step is None:
         return len(steps) - 1
     if step not in steps:
@@ -294,7 +309,7 @@ def _matrix(tree, site: Site, quantity: str, x: str, step: int | None, order: st
     if x == "step":
         values = _metric(tree, site, quantity, "extreme")
         values = _signed_extreme(values.reshape(values.shape[0], -1, values.shape[-1]), 1)
-        return values.T, tree["samples"]["step"].values, [], len(values) - 1
+        return values.T, read_samples(tree)["step"].values, [], len(values) - 1
     if x != "sample":
         raise ViewError(f"x is {x!r}; a heatmap has 'sample' or 'step' from left to right.")
     group = _group(tree, f"{site_group(site.path)}/full")
@@ -303,13 +318,13 @@ def _matrix(tree, site: Site, quantity: str, x: str, step: int | None, order: st
             f"site {site.path!r} was not kept whole; capture its {quantity} with keep: full, or look at x='step'."
         )
     index = _step_index(tree, step)
-    kept, shown = group["step"].values.tolist(), int(tree["samples"]["step"].values[index])
+    kept, shown = group["step"].values.tolist(), int(read_samples(tree)["step"].values[index])
     if shown not in kept:
         raise ViewError(f"site {site.path!r} was kept whole at steps {kept}, not at {shown}.")
     array = group[quantity].isel(step=kept.index(shown)).transpose("sample", ..., "neuron")
     others = [dim for dim in array.dims if dim not in ("sample", "neuron")]
     flat = _signed_extreme(array.data.reshape(array.shape[0], -1, array.shape[-1]), 1) if others else array.data
-    labels = tree["samples"]["label"].values if "label" in tree["samples"] else None
+    labels = read_samples(tree)["label"].values if "label" in read_samples(tree) else None
     if order == "label" and labels is None:
         raise ViewError("order is 'label', and this store's samples have no label; use order='natural'.")
     if order not in (None, "natural", "label"):
@@ -346,8 +361,8 @@ def _scale(tree, site: Site, quantity: str, index: int) -> Scale:
 def _known(tree, site: Site, x: str, columns: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     """What hover can tell of a row and a column."""
     known: dict[str, Any] = {"neuron": rows, x: columns}
-    if x == "sample" and "label" in tree["samples"]:
-        known["label"] = tree["samples"]["label"].values[columns]
+    if x == "sample" and "label" in read_samples(tree):
+        known["label"] = read_samples(tree)["label"].values[columns]
     return known
 
 
@@ -368,11 +383,12 @@ def _image(view: Aggregate, known: dict[str, Any], scale: Scale, x: str, what: s
         else f"a cell is the signed extreme of {fy} neuron{'s' * (fy > 1)} × {fx} {x}s"
     )
     data = {x: view.centres(1), "neuron": view.centres(0), **layers}
-    image = hv.Image(data, [x, "neuron"], list(layers), datatype=["grid"])
+    image: Any = hv.Image(data, [x, "neuron"], list(layers), datatype=["grid"])
+    n = len(known["neuron"])
     return image.opts(
-        **_frame(height=int(np.clip(7 * len(known["neuron"]) + 100, 230, 430))), cmap=scale.colours, clim=(scale.low, scale.high),
+        **_frame(height=int(np.clip(7 * n + 100, 230, 430))), cmap=scale.colours, clim=(scale.low, scale.high),
         colorbar=True, tools=["hover"], invert_yaxis=True, clipping_colors={"NaN": NOT_FINITE}, axiswise=True,
-        title=f"{what}\n{cell}; {scale.text()}", ylim=(-0.5 - (0.09 * len(known["neuron"]) if "label" in known else 0), len(known["neuron"]) - 0.5),
+        title=f"{what}\n{cell}; {scale.text()}", ylim=(-0.5 - (0.09 * n if "label" in known else 0), n - 0.5),
         xlabel=_x_label(known, x), **_step_ticks(known, x), backend="bokeh",
     )  # fmt: skip
 
@@ -396,7 +412,7 @@ def _x_label(known: dict[str, Any], x: str) -> str:
 def _group_marks(groups: list[tuple[int, int, int]], n: int) -> hv.Overlay | None:
     if not groups:
         return None
-    lines = hv.VLines([start - 0.5 for _, start, _ in groups[1:]]).opts(
+    lines: Any = hv.VLines([start - 0.5 for _, start, _ in groups[1:]]).opts(
         color="#16181d", line_width=1, alpha=0.55, backend="bokeh"
     )
     names = hv.Labels(
@@ -469,7 +485,8 @@ def _input(tree, name: str | None):
     )
     if not inputs or (name is not None and name not in inputs):
         raise ViewError(
-            f"the store holds no input {name or ''!r} with its gradient (it has {list(inputs)}); set inputs: {{keep: full}}."
+            f"the store holds no input {name or ''!r} with its gradient (it has {list(inputs)}); set "
+            "inputs: {keep: full}."
         )
     name = name or next(iter(inputs))
     return name, inputs[name]
@@ -477,15 +494,15 @@ def _input(tree, name: str | None):
 
 def _hardest(tree) -> list[int]:
     """For each label the sample with the largest loss at the last step; without labels the ten largest."""
-    loss = tree["samples"]["loss"].isel(step=-1).values
-    if "label" not in tree["samples"]:
+    loss = read_samples(tree)["loss"].isel(step=-1).values
+    if "label" not in read_samples(tree):
         return np.argsort(-loss)[:10].tolist()
-    labels = tree["samples"]["label"].values
+    labels = read_samples(tree)["label"].values
     return [int(np.flatnonzero(labels == one)[loss[labels == one].argmax()]) for one in np.unique(labels)[:10]]
 
 
 def _sample_title(tree, sample: int) -> str:
-    samples = tree["samples"]
+    samples = read_samples(tree)
     parts = [str(samples["label"].values[sample])] if "label" in samples else [f"#{sample}"]
     if "prediction" in samples:
         parts.append(f"→ {samples['prediction'].isel(step=-1).values[sample]}")
@@ -494,10 +511,11 @@ def _sample_title(tree, sample: int) -> str:
 
 def _tile(picture: np.ndarray, cmap: Any, clim: tuple[float, float], title: str, name: str) -> hv.Image:
     h, w = picture.shape
-    image = hv.Image(picture[::-1], bounds=(-0.5, -0.5, w - 0.5, h - 0.5), kdims=["x", "y"], vdims=name)
+    image: Any = hv.Image(picture[::-1], bounds=(-0.5, -0.5, w - 0.5, h - 0.5), kdims=["x", "y"], vdims=name)
     return image.opts(
-        frame_width=76, frame_height=int(76 * h / w), border=4, xaxis=None, yaxis=None, cmap=cmap, clim=clim, title=title, tools=["hover"],
-        toolbar=None, fontsize={"title": "9pt"}, clipping_colors={"NaN": NOT_FINITE}, backend="bokeh",
+        frame_width=76, frame_height=int(76 * h / w), border=4, xaxis=None, yaxis=None, cmap=cmap, clim=clim,
+        title=title,
+        tools=["hover"], toolbar=None, fontsize={"title": "9pt"}, clipping_colors={"NaN": NOT_FINITE}, backend="bokeh",
     )  # fmt: skip
 
 
