@@ -137,7 +137,7 @@ def test_the_shape_checker_is_awake():
 
 def test_implicit_promotion_raises_here():
     with pytest.raises(jax.dtypes.TypePromotionError):  # type: ignore[attr-defined]
-        jnp.ones(2, jnp.int32) + jnp.ones(2, jnp.float32)
+        _ = jnp.ones(2, jnp.int32) + jnp.ones(2, jnp.float32)
     with pytest.raises(ValueError, match="rank_promotion"):
-        jnp.ones((2, 2)) + jnp.ones(2)
+        _ = jnp.ones((2, 2)) + jnp.ones(2)
     assert len(jax.devices()) == 8

@@ -70,7 +70,7 @@ def test_a_wrong_derivative_in_the_model_is_found_by_the_nudge():
 
 
 def test_a_wrong_captured_gradient_is_found_by_forward_mode_and_the_cut(monkeypatch):
-    capture = checking.capture
+    capture = actigrad.capture
 
     def lying(*args, **kwargs):
         def captured(*arrays):

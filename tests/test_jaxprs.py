@@ -271,7 +271,7 @@ def test_inside_shard_map_each_shard_keeps_its_own_value_and_gradient(check):
 @pytest.mark.parametrize("program", ["scan", "reverse scan", "remat in scan", "nested scan", "cond in scan"])
 def test_chosen_iterations_of_a_loop_equal_those_of_all(program, pattern):
     frame, whole = captured(PROGRAMS[program], X, sites=pattern), captured(PROGRAMS[program], X)
-    kept = list(frame.sites[0].picked)
+    kept = list(frame.sites[0].picked or ())
     assert frame.activations["inner"].shape == frame.sites[0].shape
     for quantity in ("activations", "gradients"):
         some, all_ = getattr(frame, quantity)["inner"], getattr(whole, quantity)["inner"]
@@ -303,6 +303,7 @@ def test_keeping_few_iterations_takes_less_memory_than_keeping_all():
     def bytes_of(sites):
         run = jax.jit(actigrad.capture(loss, sites=sites, parameters=False, inputs=False))
         memory = run.lower(weights, {"x": jnp.ones((512, 64))}).compile().memory_analysis()
+        assert memory is not None
         return memory.temp_size_in_bytes + memory.output_size_in_bytes
 
     one = 512 * 64 * 4

@@ -1,5 +1,7 @@
 """Random programs: control flow nested at random, taps at random places, against the unrolled twin; 500 of them."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -71,7 +73,7 @@ def test_a_random_program_is_captured_as_its_unrolled_twin(outermost, data):
     hidden = {path for path, _ in frame.missing}
     assert set(frame.activations) == set(activations)
     assert set(frame.gradients) == set(activations) - hidden
-    close = {"rtol": 1e-4, "atol": 1e-5}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
     np.testing.assert_allclose(frame.loss, value, **close)
     np.testing.assert_allclose(frame.input_gradients["x"], slope, **close)
     for path in frame.activations:

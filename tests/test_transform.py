@@ -1,5 +1,7 @@
 """capture as a transformation: what a JAX user expects of it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +88,8 @@ def test_gradients_equal_central_differences_in_float64():
 
 @pytest.mark.parametrize("off", ["gradients", "parameters", "inputs"])
 def test_what_is_switched_off_is_not_there_and_the_rest_is_the_same(off):
-    frame, whole = actigrad.capture(scalar, **{off: False})(PARAMS, BATCH), actigrad.capture(scalar)(PARAMS, BATCH)
+    options: dict[str, Any] = {off: False}
+    frame, whole = actigrad.capture(scalar, **options)(PARAMS, BATCH), actigrad.capture(scalar)(PARAMS, BATCH)
     assert not (
         frame.gradients
         if off == "gradients"
@@ -161,8 +164,8 @@ def test_a_site_that_does_not_reach_the_loss_has_a_zero_gradient_and_is_listed()
         actigrad.tap(jax.lax.stop_gradient(h), "cut")
         return jnp.sum(h)
 
-    for options in ({}, {"reduce": Full()}):
-        frame = actigrad.capture(loss, **options)({}, BATCH)
+    for reduce in (None, Full()):
+        frame = actigrad.capture(loss, reduce=reduce)({}, BATCH)
         assert frame.unreached == ("deadend", "cut")
         np.testing.assert_array_equal(frame.gradients["deadend"], np.zeros((5, 3)))
 
