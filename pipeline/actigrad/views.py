@@ -150,18 +150,18 @@ def heatmap(
     matrix, columns, groups, index = _matrix(tree, chosen, quantity, x, step, order)
     rows = _neuron_order(tree, chosen, quantity, index, neurons, matrix.shape[0])
     matrix = matrix[rows] if neurons != "natural" else matrix
-    scale = _scale(tree, chosen, quantity, index)
+    colours = _scale(tree, chosen, quantity, index)
     known = _known(tree, chosen, x, columns, rows)
     what = f"{chosen.path} · {FINE[quantity]}" + (
         "" if x == "step" else f" at step {read_samples(tree)['step'].values[index]}"
     )
 
-    def draw(x_range=None, y_range=None, width=None, height=None):
+    def draw(x_range=None, y_range=None, width=None, height=None, scale=None):  # noqa: ARG001 - PlotSize gives it
         window = None
         if x_range and y_range and all(v is not None for v in (*x_range, *y_range)):
             window = (_whole(sorted(y_range)), _whole(sorted(x_range)))
         view = rasterise(matrix, window, (int(height or pixels[0]), int(width or pixels[1])))
-        return _image(view, known, scale, x, what)
+        return _image(view, known, colours, x, what)
 
     lines = _group_marks(groups, matrix.shape[0])
     if not dynamic:
