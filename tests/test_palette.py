@@ -1,0 +1,41 @@
+"""Colours belong to the run: limits come from the stored histogram, never from the window."""
+
+import numpy as np
+import pytest
+
+from actigrad.metrics import bin_edges
+from actigrad.palette import CLIPPED_SHARE, DIVERGING, NOT_FINITE, SEQUENTIAL, make_scale
+
+EDGES = np.asarray(bin_edges())
+
+
+def scale_of(values):
+    counts = np.histogram(values[values != 0], EDGES)[0]
+    extremes = values[[np.abs(values).argmax()]]
+    return make_scale(counts, int((values == 0).sum()), EDGES[:-1], EDGES[1:], extremes)
+
+
+def test_a_signed_quantity_is_symmetric_about_zero_and_an_unsigned_one_begins_there():
+    values = np.random.default_rng(0).normal(size=10_000)
+    signed, unsigned = scale_of(values), scale_of(np.abs(values))
+    assert (signed.low, signed.colours) == (-signed.high, DIVERGING)
+    assert (unsigned.low, unsigned.colours) == (0, SEQUENTIAL)
+
+
+@pytest.mark.parametrize("heavy", [0, 5, 100])
+def test_the_share_beyond_the_limits_is_small_and_is_told(heavy):
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(size=100_000 - heavy), 1e4 * (1 + random.random(heavy))])
+    scale = scale_of(values)
+    beyond = np.mean(np.abs(values) > scale.high)
+    assert scale.clipped <= CLIPPED_SHARE
+    np.testing.assert_allclose(scale.clipped, beyond, atol=1e-9)
+    assert ("beyond" in scale.text()) == (scale.clipped > 0)
+
+
+def test_all_zeros_have_a_scale_too():
+    assert scale_of(np.zeros(5)).high == 1
+
+
+def test_what_is_not_finite_has_a_colour_that_no_map_holds():
+    assert NOT_FINITE not in DIVERGING + SEQUENTIAL
