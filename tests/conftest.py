@@ -5,6 +5,7 @@ shape and type that a signature promises is checked at run time (jaxtyping and b
 for those below. `ACTIGRAD_HYPOTHESIS=thorough` looks for counter-examples ten times as long.
 """
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -37,14 +38,28 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def digits_store(tmp_path_factory, root) -> Path:
-    """A small run of the digits: 64 samples at steps 2 and 4, everything that the shipped config keeps."""
+    """A small run of the digits: 64 samples at steps 2 and 4, everything that the shipped config keeps. Do not write.
+
+    Made once for all workers, behind a lock: compiling it takes longer than most tests.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digits"
+    shared.mkdir(exist_ok=True)
+    store, done = shared / "digits.zarr", shared / "done"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            _run_digits(root, store)
+            done.touch()
+    return store
+
+
+def _run_digits(root: Path, store: Path) -> None:
     from actigrad.configfile import load_config
     from actigrad.job import load
     from actigrad.run import run
 
-    path = tmp_path_factory.mktemp("digits") / "digits.zarr"
     small = ["data.samples=64", "data.batch_size=32", "model.options.width=8", "train.steps=4", "train.record_every=2"]
-    config = load_config(root / "configs/digits.yaml", [*small, f"store.path={path}"])
+    config = load_config(root / "configs/digits.yaml", [*small, f"store.path={store}"])
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
-        run(load(config))
-    return path
+        run(load(config), overwrite=True)
