@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 import xarray
 from bokeh.embed import components
-from bokeh.resources import INLINE
+from bokeh.resources import Resources
 
 from actigrad import views
 from actigrad.errors import StoreError, ViewError
@@ -80,7 +80,7 @@ def write_report(store: str | Path, path: str | Path, progress: Any = None) -> P
         facts=_facts(tree, sites), notes=list(_notes(tree, sites)), parts=parts, table=_table(tree, sites),
         step=int(read_samples(tree)["step"].values[-1]),
         config=json.dumps({"config": tree.attrs["config"], "versions": tree.attrs["versions"]}, indent=2),
-        resources=INLINE.render(), script=script,
+        bokeh=_bokeh(), script=script,
     )  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +90,11 @@ def write_report(store: str | Path, path: str | Path, progress: Any = None) -> P
             f"cannot write the report {path}: {error.strerror}. Give another path with --output."
         ) from error
     return path
+
+
+def _bokeh() -> str:
+    """BokehJS, and only that: the full set of resources would add widgets, and a request for one of Panel's scripts."""
+    return "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
 
 
 def _template() -> jinja2.Template:
@@ -157,7 +162,7 @@ def _heatmaps(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Part:
                 )
                 made += _try(draw, f"Heatmap of {quantity} of {site.path}, neurons by {x}s")
         cost = sum(_cells(picture.view) for picture in made)
-        if spent + cost > BUDGET:
+        if spent and spent + cost > BUDGET:  # one site always fits, aggregated as it is
             left_out.append(site.path)
             continue
         spent += cost
