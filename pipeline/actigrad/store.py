@@ -9,6 +9,7 @@ are on, so a flipped bit is an error and not a wrong picture; every value that a
 error as well, never a fill value.
 """
 
+import math
 import os
 import shutil
 import warnings
@@ -112,7 +113,7 @@ def open_store(path: str | Path) -> xarray.DataTree:
     """The whole store as a lazy DataTree; an incomplete one opens too, with `attrs["complete"]` false.
 
     Raises:
-        StoreError: when nothing is there, or it is of another version.
+        StoreError: when nothing is there, it is of another version, or chunks of a complete store are gone.
     """
     path = Path(path)
     if not path.exists():
@@ -123,9 +124,26 @@ def open_store(path: str | Path) -> xarray.DataTree:
     version = attrs["actigrad_schema"]
     if version != SCHEMA_VERSION:
         raise StoreError(f"{path} has schema {version}; this version of actigrad reads schema {SCHEMA_VERSION}.")
+    if attrs["complete"]:
+        validate_store(path)
     return xarray.open_datatree(
         path, engine="zarr", chunks={}, consolidated=bool(attrs["complete"]), create_default_indexes=True
     )
+
+
+def validate_store(path: str | Path) -> None:
+    """Raise when chunks of a complete store are gone: Zarr would read the fill value in their place.
+
+    Counts files and reads none; a damaged chunk is found by its checksum when it is read.
+    """
+    for name, array in zarr.open_group(path, mode="r").members(max_depth=None):
+        if isinstance(array, zarr.Array):
+            expected = math.prod(-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True))
+            found = sum(len(names) for _, _, names in os.walk(Path(path) / name / "c"))
+            if found != expected:
+                raise StoreError(
+                    f"{path} is damaged: {name} has {found} of its {expected} chunks. Make it again with --overwrite."
+                )
 
 
 def read_sites(tree: xarray.DataTree) -> tuple[Site, ...]:

@@ -1,0 +1,56 @@
+"""Chunk algebra against brute force."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actigrad.errors import StoreError
+from actigrad.grid import BLOCK_BYTES, block_rows, blocks, chunk_indices, validate_region
+
+
+@given(st.integers(0, 500), st.integers(1, 70))
+def test_blocks_cover_every_row_once(n, rows):
+    covered = [i for start, stop in blocks(n, rows) for i in range(start, stop)]
+    assert covered == list(range(n))
+
+
+@given(st.integers(1, 10**7), st.integers(1, 4096), st.integers(1, 10**8))
+def test_a_block_is_whole_batches_within_the_target_or_one(n, batch, row_bytes):
+    rows = block_rows(n, batch, row_bytes)
+    assert rows % batch == 0
+    assert rows == batch or rows * row_bytes <= BLOCK_BYTES
+    assert rows < n + batch
+
+
+@st.composite
+def regions(draw):
+    axes = draw(st.integers(1, 3))
+    shape = [draw(st.integers(1, 12)) for _ in range(axes)]
+    chunks = [draw(st.integers(1, n)) for n in shape]
+    region = [tuple(sorted(draw(st.tuples(st.integers(0, n), st.integers(0, n))))) for n in shape]
+    return shape, chunks, region
+
+
+@given(regions())
+def test_a_region_is_accepted_when_it_owns_all_of_every_chunk_it_touches(given_):
+    shape, chunks, region = given_
+    mine = np.zeros(shape, bool)
+    mine[tuple(slice(*span) for span in region)] = True
+    touched = np.zeros(shape, bool)
+    for index in chunk_indices(region, chunks):
+        touched[tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, chunks, strict=True))] = True
+    if not mine.any():
+        return
+    if (touched == mine).all():
+        validate_region(region, shape, chunks, "array")
+    else:
+        with pytest.raises(StoreError, match="share a chunk"):
+            validate_region(region, shape, chunks, "array")
+
+
+def test_a_region_outside_is_refused_and_a_shared_chunk_names_the_cure():
+    with pytest.raises(StoreError, match="outside of its 10"):
+        validate_region([(8, 11)], [10], [4], "a")
+    with pytest.raises(StoreError, match="4:10"):
+        validate_region([(5, 9)], [10], [4], "a")
