@@ -23,13 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from actigrad import reduce as reductions
-from actigrad.errors import StoreError
 from actigrad.grid import blocks
 from actigrad.job import Batch, Job, named_leaves
 from actigrad.metrics import METRICS, SPECIAL
 from actigrad.reduce import Full, Histogram, Summary
 from actigrad.schema import SCHEMA_VERSION, Plan, Template, site_group, with_codecs
-from actigrad.store import create_store, disk_usage, finalize_store, free_space, is_store
+from actigrad.store import create_store, disk_usage, finalize_store, free_space, has_commits, journal_path
 from actigrad.transform import Frame, capture
 from actigrad.writer import Writer
 
@@ -122,10 +121,10 @@ def run(job: Job, *, resume: bool = False, overwrite: bool = False, progress: Pr
     began, path = time.monotonic(), job.config.store.path
     told = progress or Silent()
     recorder = _Recorder(job)
-    if not (resume and is_store(path)):
-        if resume and path.exists():
-            raise StoreError(f"{path} is not an actigrad store; there is nothing to resume. Choose another store.path.")
-        create_store(path, recorder.template, _attributes(job), overwrite=overwrite)
+    if not (resume and has_commits(path)):
+        # Killed before its first commit, a store may lack anything: it is begun anew.
+        begun = resume and journal_path(path).exists()
+        create_store(path, recorder.template, _attributes(job), overwrite=overwrite or begun)
     steps = job.config.steps
     with Writer(path, job.fingerprint()) as writer:
         there = [step for step in steps if writer.is_done(f"step {step}")]

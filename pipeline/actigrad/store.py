@@ -9,13 +9,14 @@ are on, so a flipped bit is an error and not a wrong picture; every value that a
 error as well, never a fill value.
 """
 
+import fcntl
 import math
 import os
 import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xarray
@@ -40,6 +41,31 @@ def journal_path(store: str | Path) -> Path:
     return Path(f"{store}.journal")
 
 
+def open_journal(store: str | Path) -> BinaryIO:
+    """The journal of a store, locked as long as it is open.
+
+    Raises:
+        StoreError: when another process holds it, or it cannot be written.
+    """
+    path = journal_path(store)
+    try:
+        journal = path.open("a+b")
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreError(
+            f"another process is writing to {store}. Wait for it, or choose another store.path."
+        ) from error
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}. Choose another store.path.") from error
+    return journal
+
+
+def has_commits(store: str | Path) -> bool:
+    """Whether the journal of a store says that anything is in it."""
+    journal = journal_path(store)
+    return journal.exists() and b'{"done"' in journal.read_bytes()
+
+
 def create_store(path: str | Path, template: Template, attrs: Mapping[str, Any], *, overwrite: bool = False) -> None:
     """Create all groups and arrays of the template, and write its coordinates.
 
@@ -50,10 +76,11 @@ def create_store(path: str | Path, template: Template, attrs: Mapping[str, Any],
     check_absent(path, overwrite=overwrite)
     check_space(path, template.nbytes)
     try:
-        if path.exists():
-            shutil.rmtree(path)
-        journal_path(path).unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
+        with open_journal(path) as journal:  # nobody writes to what is replaced here
+            if path.exists():
+                shutil.rmtree(path)
+            journal.truncate(0)
         root = zarr.create_group(path, zarr_format=3, attributes=_json({**attrs, "complete": False}))
         for name in template.groups:
             root.require_group(name).update_attributes(_json(template.groups[name]))
@@ -69,7 +96,7 @@ def check_absent(path: Path, *, overwrite: bool) -> None:
     """Raise when something stands at `path` that must not be replaced."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not is_store(path):
+    if not is_store(path) and not journal_path(path).exists():
         raise StoreError(f"{path} exists and is not an actigrad store; it is left alone. Choose another store.path.")
     if not overwrite:
         state = (

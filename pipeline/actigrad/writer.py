@@ -11,7 +11,6 @@ locked while it is open: a second run on the same store is refused.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -25,7 +24,7 @@ import zarr
 
 from actigrad.errors import StoreError
 from actigrad.grid import Region, chunk_indices, validate_region
-from actigrad.store import journal_path
+from actigrad.store import open_journal
 
 THREADS = max(1, min(4, (os.cpu_count() or 2) // 2))
 QUEUE_BYTES = 2**29
@@ -44,7 +43,7 @@ class Writer:
 
     def __init__(self, path: str | Path, fingerprint: Mapping[str, str]):
         self.path = Path(path)
-        self._journal = _open_journal(journal_path(path))
+        self._journal = open_journal(path)
         self._done: set[str] = set()
         try:
             self._read_journal(dict(fingerprint))
@@ -158,20 +157,6 @@ class Writer:
             raise StoreError(
                 f"the journal of {self.path} cannot be written: {error.strerror}. Resume with --resume."
             ) from error
-
-
-def _open_journal(path: Path):
-    try:
-        journal = path.open("a+b")
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        store = str(path).removesuffix(".journal")
-        raise StoreError(
-            f"another process is writing to {store}. Wait for it, or choose another store.path."
-        ) from error
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}. Choose another store.path.") from error
-    return journal
 
 
 def _sync(path: Path) -> None:
