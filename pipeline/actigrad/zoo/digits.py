@@ -5,7 +5,7 @@
     apply, params = actigrad.observe(model)
     for step, params in train(partial(loss, apply), params, data, steps=400, seed=0): ...
 
-Reaches 99 % on the 360 held-out images in 400 updates, seconds on two cores. The data set is scikit-learn's copy of
+Reaches 99 % on the 359 held-out images in 400 updates, ten seconds on two cores. The data set is scikit-learn's copy of
 the UCI "Optical Recognition of Handwritten Digits" test set (E. Alpaydin and C. Kaynak, 1998). Normalisation is by
 group, not by batch, so that the gradient of a sample's loss does not depend on who else is in its batch.
 """
@@ -21,7 +21,7 @@ import optax
 from flax import nnx
 from sklearn.datasets import load_digits
 
-TRAIN, TEST = 0, 1
+from actigrad.zoo.training import TEST, descend, make_split
 
 
 class Relu(nnx.Module):
@@ -91,11 +91,8 @@ def build(*, seed: int = 0, width: int = 32) -> DigitsCNN:
 def load(*, test_share: float = 0.2) -> dict[str, np.ndarray]:
     """Image (1797, 8, 8, 1) float32 in [0, 1], label (1797,) int32, split (1797,) int8: 0 train, 1 test."""
     digits: Any = load_digits()
-    split = np.full(len(digits.target), TRAIN, np.int8)
-    order = np.random.default_rng(0).permutation(len(split))
-    split[order[: round(test_share * len(split))]] = TEST
     image = (digits.images / 16).astype(np.float32)[..., None]
-    return {"image": image, "label": digits.target.astype(np.int32), "split": split}
+    return {"image": image, "label": digits.target.astype(np.int32), "split": make_split(len(image), test_share)}
 
 
 def loss(apply: Callable[..., Any], params: Any, batch: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -117,21 +114,7 @@ def train(
 ) -> Iterator[tuple[int, Any]]:
     """Train by Adam on the train split, under a cosine schedule; yields (updates done, params) after each update."""
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-    chosen = np.flatnonzero(data["split"] == TRAIN)
-    random = np.random.default_rng(seed)
-
-    @jax.jit
-    def update(params, state, batch):
-        gradients = jax.grad(lambda params: loss(params, batch)[0].mean())(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state = optimizer.init(params)
-    for step in range(1, steps + 1):
-        rows = random.choice(chosen, batch_size, replace=False)
-        batch = {key: data[key][rows] for key in ("image", "label")}
-        params, state = update(params, state, batch)
-        yield step, params
+    return descend(optimizer, loss, params, data, steps=steps, seed=seed, batch_size=batch_size)
 
 
 def accuracy(apply: Callable[..., Any], params: Any, data: dict[str, np.ndarray], split: int = TEST) -> float:
