@@ -50,13 +50,14 @@ def open_journal(store: str | Path) -> BinaryIO:
     path = journal_path(store)
     try:
         journal = path.open("a+b")
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise StoreError(
-            f"another process is writing to {store}. Wait for it, or choose another store.path."
-        ) from error
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}. Choose another store.path.") from error
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        journal.close()
+        told = f"another process is writing to {store}. Wait for it, or choose another store.path."
+        raise StoreError(told) from error
     return journal
 
 

@@ -21,15 +21,14 @@ import jax
 
 from actigrad.errors import CaptureError
 
-BUILT_IN = {"flax": "nnx", "flax.linen": "linen", "equinox": "equinox", "haiku": "haiku", "keras": "keras"}
+BUILT_IN = {"flax": "nnx"}
 
 
 def observe(model: Any, *args: Any) -> tuple[Callable[..., Any], Any]:
     """A pure `apply(params, *inputs)` and its params.
 
     Args:
-        model: a `flax.nnx.Module`; a pair (`flax.linen.Module`, variables); an `equinox.Module`; a pair
-            (`haiku.Transformed`, params), or (`haiku.TransformedWithState`, (params, state)); a built `keras.Model`.
+        model: a `flax.nnx.Module`, or what an adapter of a third party knows.
         args: passed on to the adapter.
 
     Raises:
@@ -68,19 +67,10 @@ def _adapters():
 
 
 def _unknown(model: Any) -> str:
-    if isinstance(model, tuple):
-        found = "a tuple of " + ", ".join(_type_name(part) for part in model)
-    else:
-        found = f"a {_type_name(model)}"
-    hint = ""
-    if "flax.linen" in sys.modules and isinstance(model, sys.modules["flax.linen"].Module):
-        hint = " Linen keeps its variables apart: give (module, module.init(key, x))."
-    if "haiku" in sys.modules and type(model).__name__.startswith("Transformed"):
-        hint = " Haiku keeps its params apart: give (transformed, transformed.init(key, x))."
+    found = "a tuple of " + ", ".join(map(_type_name, model)) if isinstance(model, tuple) else f"a {_type_name(model)}"
     return (
-        f"observe got {found}; expected a flax.nnx.Module, (flax.linen.Module, variables), an equinox.Module, "
-        f"(haiku.Transformed, params) or a keras.Model.{hint} Any other JAX function needs no observing: name its "
-        "values with actigrad.tap(x, name) or jax.ad_checkpoint.checkpoint_name."
+        f"observe got {found}; expected a flax.nnx.Module. Any other JAX function needs no observing: name its values "
+        "with actigrad.tap(x, name) or jax.ad_checkpoint.checkpoint_name."
     )
 
 

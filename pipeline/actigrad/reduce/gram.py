@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actigrad.errors import CaptureError
-from actigrad.reduce.base import Dims, State, as_float32, columns, countable, on_finite, on_host, over_loops
+from actigrad.reduce.base import Dims, State, columns, countable, on_finite, on_host, over_loops
 from actigrad.reduce.moments import absolute, bounds, centre, merge
 
 
@@ -16,8 +16,8 @@ class Gram:
     """The neurons' means, covariance and Gram matrix over all other axes.
 
     `finalize` gives `mean` (neuron,), `covariance` and `gram` (neuron, neuron) (the mean products of deviations and of
-    the values themselves), float32; `count`, the observations, and `skipped`, those left out because a neuron of theirs
-    was not finite, int64. NaN without an observation.
+    the values themselves), float64, in which products of vanishing gradients are not zero; `count`, the observations,
+    and `skipped`, those left out because a neuron of theirs was not finite, int64. NaN without an observation.
 
     State: width² values; 4 MiB for 1024 neurons. Cost: a product (neuron, n) × (n, neuron), and a copy of the array.
 
@@ -68,7 +68,7 @@ class Gram:
         n = np.where(state["n"] > 0, state["n"], np.nan)
         mean, covariance = np.where(n > 0, mean, np.nan), products / n[..., None]
         gram = covariance + mean[..., :, None] * mean[..., None, :]
-        result = {"mean": as_float32(mean), "covariance": as_float32(covariance), "gram": as_float32(gram)}
+        result = {"mean": mean, "covariance": covariance, "gram": gram}
         # One count a neuron travels, so that a loop's axes fall in front of it as of everything else; all are equal.
         counts = {"count": state["n"], "skipped": state["skipped"]}
         return result | {key: value.max(axis=-1, initial=0) for key, value in counts.items()}
