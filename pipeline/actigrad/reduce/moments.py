@@ -17,10 +17,13 @@ import numpy as np
 
 def bounds(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """The smallest and the largest value along `axes`, which are not empty; (inf, -inf) where nothing is finite."""
-    if mask is None:
-        return jnp.min(x, axis=axes), jnp.max(x, axis=axes)
-    low = jnp.min(jnp.where(mask, x, jnp.inf), axis=axes)
-    return low, jnp.max(jnp.where(mask, x, -jnp.inf), axis=axes)
+    low, high = (x, x) if mask is None else (jnp.where(mask, x, jnp.inf), jnp.where(mask, x, -jnp.inf))
+    return flush(jnp.min(low, axis=axes)), flush(jnp.max(high, axis=axes))
+
+
+def flush(x: jax.Array) -> jax.Array:
+    """What is below the smallest normal number becomes zero, on backends that would let it through as on the others."""
+    return jnp.where(jnp.abs(x) < jnp.finfo(x.dtype).tiny, 0, x)
 
 
 def centre(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None, n: jax.Array, total: jax.Array, limits: Any):
@@ -43,7 +46,8 @@ def centre(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None, n: jax.A
     low, high = (jnp.where(some, limit, 0) for limit in limits)
     pivot = jnp.clip(guess, low, high)
     reach = jnp.maximum(high - pivot, pivot - low)
-    reach = jnp.clip(reach, jnp.finfo(x.dtype).tiny, jnp.finfo(x.dtype).max / 4)
+    # Without a reach there is nothing to scale; else it is at least a last digit of x, so that x / reach is finite.
+    reach = jnp.where(reach < jnp.finfo(x.dtype).tiny, 1, jnp.minimum(reach, jnp.finfo(x.dtype).max / 4))
     _, exponent = jnp.frexp(reach)
     shrink = jnp.ldexp(jnp.ones_like(reach), 1 - exponent)
     # Both products are exact (a power of two), so this is (x - pivot) * shrink without its overflow.

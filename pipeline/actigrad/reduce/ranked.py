@@ -13,6 +13,7 @@ import numpy as np
 
 from actigrad.errors import CaptureError
 from actigrad.reduce.base import Dims, State, as_float32, countable, on_finite, over_loops, sample_rows
+from actigrad.reduce.moments import flush
 
 
 class _Ranked:
@@ -38,9 +39,8 @@ class _Ranked:
         k = min(self._k(), count)
         if not (k and values and width):
             return count_state | _pad(jnp.zeros((width, 0), rows.dtype), jnp.zeros((width, 0), jnp.int32), self._k())
-        best = on_finite(self._candidates, rows).T
-        # One zero: -0.0 and what a backend flushes are equal to 0.0 on the host as well.
-        best = jnp.where(jnp.abs(best) < jnp.finfo(best.dtype).tiny, 0, best)
+        # One zero: what a backend flushes, and -0.0, are equal to 0.0 on the host as well.
+        best = flush(on_finite(self._candidates, rows).T)
         key, sample = jax.lax.top_k(jnp.where(jnp.isnan(best), -jnp.inf, self._key(best)), k)
         value = jnp.take_along_axis(best, sample, axis=1)
         sample = jnp.where(key == -jnp.inf, -1, sample.astype(jnp.int32))
