@@ -1,6 +1,7 @@
 """The digits model and its data."""
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -60,3 +61,17 @@ def test_training_is_the_same_for_the_same_seed_and_another_for_another(model):
     a, b, c = last(0), last(0), last(1)
     assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
     assert not jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, c))
+
+
+def test_training_never_sees_the_held_out_images(model):
+    _, params, loss = model
+    spoiled = DATA | {"image": np.where(DATA["split"][:, None, None, None] == 1, np.nan, DATA["image"])}
+    ends = [list(digits.train(loss, params, data, steps=20, seed=0))[-1][1] for data in (DATA, spoiled)]
+    assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), *ends))
+    assert any(bool((p != q).any()) for p, q in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(params), strict=True))
+
+
+def test_another_image_size_is_refused_by_its_shape(model):
+    _, params, loss = model
+    with pytest.raises(jaxtyping.TypeCheckError, match="sample 8 8 1"):
+        jax.eval_shape(loss, params, {"image": np.zeros((2, 9, 9, 1), np.float32), "label": np.zeros(2, np.int32)})

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jaxtyping import Array, Float
 from sklearn.datasets import load_digits
 
 from actigrad.zoo.training import TEST, descend, make_split
@@ -27,7 +28,7 @@ from actigrad.zoo.training import TEST, descend, make_split
 class Relu(nnx.Module):
     """ReLU as a module, so that what passes it is a site."""
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
         """max(x, 0), any shape."""
         return nnx.relu(x)
 
@@ -35,8 +36,10 @@ class Relu(nnx.Module):
 class MaxPool(nnx.Module):
     """2 x 2 max pooling as a module."""
 
-    def __call__(self, x):
-        """(sample, y, x, neuron) -> (sample, y / 2, x / 2, neuron)."""
+    def __call__(
+        self, x: Float[Array, "sample y x neuron"]
+    ) -> Float[Array, "sample {x.shape[1]//2} {x.shape[2]//2} neuron"]:
+        """Of each 2 x 2, the largest; an odd last row or column is dropped."""
         return nnx.max_pool(x, (2, 2), (2, 2))
 
 
@@ -48,8 +51,8 @@ class ConvBlock(nnx.Module):
         self.norm = nnx.GroupNorm(outputs, num_groups=4, rngs=rngs)
         self.relu = Relu()
 
-    def __call__(self, x):
-        """(sample, y, x, inputs) -> (sample, y, x, outputs)."""
+    def __call__(self, x: Float[Array, "sample y x inputs"]) -> Float[Array, "sample y x outputs"]:
+        """The same image size, other channels."""
         return self.relu(self.norm(self.conv(x)))
 
 
@@ -61,8 +64,8 @@ class Head(nnx.Module):
         self.relu = Relu()
         self.logits = nnx.Linear(hidden, outputs, rngs=rngs)
 
-    def __call__(self, x):
-        """(sample, inputs) -> (sample, outputs)."""
+    def __call__(self, x: Float[Array, "sample inputs"]) -> Float[Array, "sample outputs"]:
+        """Logits."""
         return self.logits(self.relu(self.hidden(x)))
 
 
@@ -76,7 +79,7 @@ class DigitsCNN(nnx.Module):
         self.pool2 = MaxPool()
         self.head = Head(2 * width * 4, 4 * width, 10, rngs=rngs)
 
-    def __call__(self, image):
+    def __call__(self, image: Float[Array, "sample 8 8 1"]) -> Float[Array, "sample 10"]:
         """Logits of the ten digits."""
         x = self.pool1(self.block1(image))
         x = self.pool2(self.block2(x))
