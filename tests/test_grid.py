@@ -49,6 +49,16 @@ def test_a_region_is_accepted_when_it_owns_all_of_every_chunk_it_touches(given_)
             validate_region(region, shape, chunks, "array")
 
 
+@given(regions())
+def test_the_chunks_of_a_region_are_those_that_hold_its_elements(given_):
+    shape, chunks, region = given_
+    elements = np.argwhere(np.ones(shape)) if all(stop > start for start, stop in region) else np.empty((0, len(shape)))
+    inside = [e for e in elements if all(a <= i < b for i, (a, b) in zip(e, region, strict=True))]
+    expected = sorted({tuple(int(i) // c for i, c in zip(e, chunks, strict=True)) for e in inside})
+    if expected:
+        assert sorted(chunk_indices(region, chunks)) == expected
+
+
 def test_a_region_outside_is_refused_and_a_shared_chunk_names_the_cure():
     with pytest.raises(StoreError, match="outside of its 10"):
         validate_region([(8, 11)], [10], [4], "a")
