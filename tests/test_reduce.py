@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from actigrad import reduce as reductions
@@ -73,9 +73,9 @@ def states_of(choice_name, x, dims, sizes):
 
 
 @st.composite
-def arrays(draw, odd=True):
+def arrays(draw, odd=True, dtypes=tuple(DTYPES)):
     """(array, dims, batch sizes): normal deviates of some scale around some mean, with odd values strewn in."""
-    dtype, (shape, dims) = DTYPES[draw(st.sampled_from(sorted(DTYPES)))], draw(st.sampled_from(LAYOUTS))
+    dtype, (shape, dims) = DTYPES[draw(st.sampled_from(dtypes))], draw(st.sampled_from(LAYOUTS))
     sizes = draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     x = rng.normal(draw(st.sampled_from((0, 0, 1, 100))), 1, (sum(sizes), *shape)) * draw(st.sampled_from(SCALES))
@@ -88,7 +88,9 @@ def arrays(draw, odd=True):
 
 def exact(x, dims):
     """float64 (sample, value, neuron); what backends flush to zero is zero."""
-    x, left = np.moveaxis(np.asarray(x, np.float64), dims.index("sample"), 0), [d for d in dims if d != "sample"]
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        x = np.asarray(x, np.float64)
+    x, left = np.moveaxis(x, dims.index("sample"), 0), [dim for dim in dims if dim != "sample"]
     x = np.moveaxis(x, 1 + left.index("neuron"), -1) if "neuron" in left else x[..., None]
     x = x.reshape(x.shape[0], int(np.prod(x.shape[1:-1])), x.shape[-1])
     return np.where(np.abs(x) < TINY, 0, x)
@@ -193,19 +195,22 @@ def test_a_statistic_of_batches_is_that_of_the_whole(drawn):
 @given(arrays(odd=False))
 def test_arrays_that_are_kept_are_joined_sample_by_sample(drawn):
     x, dims, sizes = drawn
-    if 0 in x.shape[1:]:
-        return
+    assume(x.ndim > 1 and 0 not in x.shape[1:])  # others have nothing to project or to pool
+    assume(np.isfinite(np.float64(x)).all())  # float16 overflows here; what Pooled makes of inf is tested below
     state = reductions.combine(KEPT, states_of("kept", x, dims, sizes))
     result, v = reductions.finalize(KEPT, state), np.asarray(x, np.float64)
     np.testing.assert_array_equal(np.asarray(result["full"], np.float64), v)
     np.testing.assert_array_equal(result["rounded"], x.astype(ml_dtypes.bfloat16).astype(np.float32))
     between = tuple(i for i, dim in enumerate(dims) if dim not in ("sample", "neuron"))
     size = np.abs(v).max(axis=between) if v.size else v.max(axis=between, initial=0)
-    near(result["mean"], v.mean(axis=between), 1e-6 * size)
-    np.testing.assert_array_equal(result["max"], np.float32(v.max(axis=between)))
+    near(result["mean"], v.mean(axis=between), 1e-6 * size + 10 * TINY)
+    near(result["max"], v.max(axis=between), TINY)
+    neuron, matrix = dims.index("neuron"), np.float64(KEPT["projected"].matrix(x.shape[dims.index("neuron")]))
+    projected = np.moveaxis(np.tensordot(v, matrix, (neuron, 0)), -1, neuron)
+    near(result["projected"], projected, 1e-5 * np.abs(v).max(initial=0) + 10 * TINY)
 
 
-@given(arrays(), st.data())
+@given(arrays(dtypes=("float32",)), st.data())
 def test_how_states_are_paired_does_not_matter(drawn, data):
     x, dims, sizes = drawn
     states = states_of("statistics", x, dims, sizes)
@@ -213,8 +218,12 @@ def test_how_states_are_paired_does_not_matter(drawn, data):
     while len(states) > 1:
         i = data.draw(st.integers(0, len(states) - 2))
         states[i : i + 2] = [reductions.combine(STATISTICS, states[i : i + 2])]
-    for one, other in zip(*(leaves(reductions.finalize(STATISTICS, s)) for s in (left, states[0])), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-45)
+    one, other = (reductions.finalize(STATISTICS, state) for state in (left, states[0]))
+    size = np.nan_to_num(np.sqrt(np.diagonal(one["gram"]["gram"])))
+    for name in ("gram", "covariance"):
+        near(*(np.nan_to_num(result["gram"].pop(name)) for result in (one, other)), 1e-9 * np.outer(size, size))
+    for value, expected in zip(leaves(one), leaves(other), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-45)
 
 
 def leaves(tree):
@@ -289,10 +298,14 @@ def test_all_backends_count_as_the_cpu_does():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 7)), jnp.float32)
     slots = slots_of(x.reshape(-1))
     np.testing.assert_array_equal(count_slots(slots), count_slots_in_lanes(slots))
-    cuda = jax.export.export(
-        jax.jit(lambda x: reductions.chunk(STATISTICS, x, ("sample", "neuron"))), platforms=["cuda"]
-    )
-    assert "stablehlo.case" not in cuda(x).mlir_module(), "a branch makes the host wait for the device"
+
+
+def test_only_cpus_branch_on_what_they_find():
+    # On the others the host would wait for the device. One choice is always there: that of the platform, a constant.
+    x = jnp.ones((4, 3))
+    program = jax.jit(lambda x: Summary().chunk(x, ("sample", "neuron"))).trace(x)
+    on = {name: program.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}
+    assert on["cuda"].count("stablehlo.case") == on["tpu"].count("stablehlo.case") < on["cpu"].count("stablehlo.case")
 
 
 def test_every_edge_of_the_histogram_belongs_to_the_bin_on_its_far_side():
@@ -428,7 +441,7 @@ def test_counts_that_int32_cannot_hold_are_refused(one):
         (lambda: TopK(0), "TopK got k=0"),
         (lambda: BottomK(-1), "BottomK got k=-1"),
         (lambda: Full("float8"), "dtype='float8'; expected one of None, 'float32', 'bfloat16'"),
-        (lambda: Pooled("maks"), "got 'maks'; expected 'mean' or 'max'. did you mean 'max'"),
+        (lambda: Pooled("maks"), "got 'maks'; expected 'mean' or 'max'"),
         (lambda: Project(0), "size=0"),
         (lambda: Take("sample", 0), "choose samples when making the batch"),
         (lambda: Take("neuron", [1, 6, -7]).chunk(jnp.asarray(CUBE), DIMS), "got 6, -7, but the dim has 6 places"),
@@ -445,7 +458,7 @@ def test_what_cannot_be_is_refused_with_its_value(make, message):
 
 
 def test_several_reductions_go_by_name():
-    choice = {"a": {"b": Summary()}, "none": {}}
+    choice = {"a": Summary(), "b": Full()}
     state = reductions.combine(choice, [reductions.chunk(choice, jnp.asarray(CUBE), DIMS)] * 2)
-    np.testing.assert_allclose(reductions.finalize(choice, state)["a"]["b"]["min"], CUBE.min((0, 1)))
+    np.testing.assert_allclose(reductions.finalize(choice, state)["a"]["min"], CUBE.min((0, 1)))
     assert reductions.chunk(None, jnp.ones(2), ("sample",)).tolist() == [1, 1]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actigrad.errors import CaptureError, did_you_mean
+from actigrad.errors import CaptureError
 from actigrad.reduce.base import Dims, Reduction, State, over_loops, position_of, wide
 
 DTYPES = (None, "float32", "bfloat16")
@@ -160,7 +160,7 @@ class Pooled(_Handing):
 
     def __post_init__(self):
         if self.how not in POOLS:
-            raise CaptureError(f"Pooled got {self.how!r}; expected 'mean' or 'max'. {did_you_mean(self.how, POOLS)}")
+            raise CaptureError(f"Pooled got {self.how!r}; expected 'mean' or 'max'.")
 
     def _smaller(self, x: jax.Array, dims: Dims) -> tuple[jax.Array, Dims]:
         kept = tuple(dim for dim in dims if dim in ("sample", "neuron"))

@@ -46,8 +46,9 @@ def centre(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None, n: jax.A
     low, high = (jnp.where(some, limit, 0) for limit in limits)
     pivot = jnp.clip(guess, low, high)
     reach = jnp.maximum(high - pivot, pivot - low)
-    # Without a reach there is nothing to scale; else it is at least a last digit of x, so that x / reach is finite.
-    reach = jnp.where(reach < jnp.finfo(x.dtype).tiny, 1, jnp.minimum(reach, jnp.finfo(x.dtype).max / 4))
+    # At least a last digit of x, and a normal number: x / reach stays finite.
+    size, info = jnp.maximum(-low, high), jnp.finfo(x.dtype)
+    reach = jnp.clip(jnp.maximum(reach, size * float(info.eps)), info.tiny, info.max / 4)
     _, exponent = jnp.frexp(reach)
     shrink = jnp.ldexp(jnp.ones_like(reach), 1 - exponent)
     # Both products are exact (a power of two), so this is (x - pivot) * shrink without its overflow.

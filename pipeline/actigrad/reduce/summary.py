@@ -61,13 +61,12 @@ class Summary:
         """Both in float64, around their common mean."""
         a, b = on_host(a), on_host(b)
         moments = merge(a | {"n": a["finite"]}, b | {"n": b["finite"]})
-        out = {key: a[key] + b[key] for key in ("nonfinite", "zeros")}
-        out |= {
-            "finite": moments.pop("n"),
-            "min": np.minimum(a["min"], b["min"]),
-            "max": np.maximum(a["max"], b["max"]),
-        }
-        return out | moments
+        counts = {key: a[key] + b[key] for key in ("nonfinite", "zeros")}
+        # What saw nothing has no bounds: a branch that was not taken left zeros there.
+        lows, highs = (
+            [np.where(s["finite"] > 0, s[key], no) for s in (a, b)] for key, no in (("min", np.inf), ("max", -np.inf))
+        )
+        return counts | {"finite": moments.pop("n"), "min": np.minimum(*lows), "max": np.maximum(*highs)} | moments
 
     def finalize(self, state: State) -> dict[str, np.ndarray]:
         """Metric by metric; the names and their order are `METRICS`."""
