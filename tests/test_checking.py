@@ -111,3 +111,11 @@ def test_sites_without_a_gradient_and_unreached_ones_are_listed():
 def test_a_loss_that_is_not_finite_gives_no_false_alarm_about_capture(value):
     report = actigrad.check(lambda params, batch: jnp.sum(actigrad.tap(batch["x"], "x") * value), {}, BATCH)
     assert all(verdict.ok in (True, None) for verdict in report.verdicts if verdict.question == "nudge")
+
+
+def test_the_plain_call_gets_traced_arrays_where_numpy_was_given():
+    def strict(params, batch):
+        assert isinstance(batch["x"], jax.Array)
+        return loss(params, batch)
+
+    assert actigrad.check(strict, PARAMS, {"x": np.asarray(BATCH["x"])}).ok

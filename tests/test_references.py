@@ -32,7 +32,7 @@ def test_a_wrong_name_shows_the_nearest_in_the_module():
 
 
 def test_a_wrong_module_shows_its_nearest_sibling():
-    assert "did you mean 'actigrad.zoo.digits'?" in problem_of("actigrad.zoo.digit:load")
+    assert "did you mean 'actigrad.zoo.digits'" in problem_of("actigrad.zoo.digit:load")
     assert "there is no module 'nosuchmodulehere'" in problem_of("nosuchmodulehere:load")
 
 

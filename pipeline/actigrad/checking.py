@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actigrad.flow import LOSS
-from actigrad.program import Program, split_arguments, trace_program
+from actigrad.program import Program, Static, split_arguments, trace_program
 from actigrad.rewrite import Rewriter
 from actigrad.sites import Site, choose
 from actigrad.transform import Frame, Patterns, capture
@@ -89,7 +89,7 @@ def check(loss: Callable[..., Any], params: Any, batch: Any, *, sites: Patterns 
     chosen = [site for site in choose(program.sites, sites) if site.path in frame.gradients]
     nudged = jax.jit(partial(_nudged, program), static_argnums=0)
     directions = {site.path: _direction(frame.activations[site.path], seed + i) for i, site in enumerate(chosen)}
-    verdicts = [*_outputs(loss, params, batch, frame)]
+    verdicts = [*_outputs(loss, static, arrays, frame)]
     for site in chosen:
         verdicts += _at_site(nudged, site, arrays, frame, directions[site.path])
     verdicts += _cuts(program, arrays, frame, seed)
@@ -97,15 +97,16 @@ def check(loss: Callable[..., Any], params: Any, batch: Any, *, sites: Patterns 
     return Report(tuple(verdicts), missing, frame.unreached)
 
 
-def _outputs(loss: Callable[..., Any], params: Any, batch: Any, frame: Frame) -> Iterator[Verdict]:
+def _outputs(loss: Callable[..., Any], static: Static, arrays: list[Any], frame: Frame) -> Iterator[Verdict]:
     """Against the plain call."""
 
-    def total(floating):
-        out = loss(_merged(params, floating), batch)
+    def total(floating, arrays):
+        params, batch, *_ = static.merge([floating.get(i, x) for i, x in enumerate(arrays)])
+        out = loss(params, batch)
         return _total(out[0] if isinstance(out, tuple) else out)
 
-    floating = {i: leaf for i, leaf in enumerate(jax.tree.leaves(params)) if _is_floating(leaf)}
-    value, gradients = jax.jit(jax.value_and_grad(total))(floating)
+    floating = {i: arrays[i] for i in range(static.n_params) if _is_floating(arrays[i])}
+    value, gradients = jax.jit(jax.value_and_grad(total))(floating, arrays)
     yield _verdict("outputs", "loss", float(frame.loss), float(value), CLOSE)
     captured = [leaf for leaf in jax.tree.leaves(frame.parameter_gradients) if _is_floating(leaf)]
     for found, expected in zip(captured, gradients.values(), strict=True):
@@ -120,11 +121,6 @@ def _outputs(loss: Callable[..., Any], params: Any, batch: Any, frame: Frame) ->
         yield Verdict(
             "outputs", "parameter gradients", True, 0.0, 0.0, f"{len(captured)} arrays agree with the plain call"
         )
-
-
-def _merged(params: Any, floating: dict[int, Any]) -> Any:
-    leaves, treedef = jax.tree.flatten(params)
-    return jax.tree.unflatten(treedef, [floating.get(i, leaf) for i, leaf in enumerate(leaves)])
 
 
 def _at_site(nudged: Any, site: Site, arrays: list[Any], frame: Frame, direction: jax.Array) -> Iterator[Verdict]:
