@@ -152,10 +152,12 @@ def test_sites_is_a_table_of_one_sample_and_writes_nothing(folder, call):
     assert not (folder / "out").exists()
 
 
-def test_sites_as_a_tree_tells_what_feeds_what(folder, call):
+def test_sites_as_a_tree_tells_what_each_costs_and_feeds(folder, call):
     _, out, _ = call("sites", "run.yaml", "--tree")
-    assert re.search(r"hidden +Linear 4 +→ out\n", out)
-    assert re.search(r"out +Linear 2 +→ loss\n", out)
+    assert re.search(r"hidden  Linear 4  16 parameters, 28 FLOPs  → out\n.* dot_general, add\n", out)
+    assert re.search(r"out  Linear 2  10 parameters, \d+ FLOPs  → loss\n", out)
+    assert out.startswith("model  26 parameters, ")
+    assert re.search(r"loss  \d+ FLOPs\n", out)
 
 
 def test_plan_tells_the_bytes_and_writes_nothing(folder, call):

@@ -2,8 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import actigrad
+from actigrad.program import split_arguments, trace_program
+from actigrad.sites import Work
 
 X = jnp.ones((4, 3))
 
@@ -66,3 +69,53 @@ def test_an_integer_way_carries_data_and_no_derivative():
 
     assert feeds(loss) == {"scores": ("which",), "which": ("loss",)}
     assert actigrad.capture(loss)({}, {"x": X}).unreached == ("scores", "which")
+
+
+def work(loss, params, batch):
+    static, arrays = split_arguments((params, batch, (), {}))
+    return trace_program(loss, static, arrays).flow.work
+
+
+def test_the_first_site_that_needs_an_operation_or_a_parameter_owns_it_and_the_loss_owns_the_rest():
+    def loss(params, batch):
+        shared = jnp.tanh(batch["x"] @ params["w"])
+        a = actigrad.tap(shared * params["scale"], "a")
+        b = actigrad.tap(shared + a, "b")
+        jnp.exp(b)  # nobody needs it
+        return jnp.sum(b @ params["w"])
+
+    params = {"w": jnp.ones((3, 3)), "scale": jnp.ones(()), "unused": jnp.ones(7), "step": jnp.ones((), jnp.int32)}
+    found = work(loss, params, {"x": X})
+    assert found == {
+        "a": Work((("dot_general", 1), ("tanh", 1), ("mul", 1)), 2 * 4 * 3 * 3 + 12 + 12, 10),
+        "b": Work((("add", 1),), 12, 0),
+        "loss": Work((("dot_general", 1), ("reduce_sum", 1)), 2 * 4 * 3 * 3 + 12, 0),
+    }
+
+
+def test_work_in_a_loop_counts_each_time_it_runs():
+    def loss(params, batch):
+        def outer(x, w):
+            return jax.lax.fori_loop(0, 5, lambda i, x: actigrad.tap(jnp.sin(x) @ w, "block"), x), None
+
+        return jnp.sum(jax.lax.scan(outer, batch["x"], params["w"])[0] * 2)
+
+    found = work(loss, {"w": jnp.ones((2, 3, 3))}, {"x": X})
+    assert found["block"] == Work((("sin", 10), ("dot_general", 10)), 10 * (12 + 2 * 4 * 3 * 3), 18)
+    assert found["loss"].operations == (("mul", 1), ("reduce_sum", 1))
+
+
+def test_work_is_seen_through_calls_branches_and_meshes():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("data",))
+
+    def loss(params, batch):
+        x = jax.checkpoint(jax.jit(jnp.sin))(batch["x"])
+        x = jax.lax.cond(x[0, 0] > 0, jnp.cos, jnp.tanh, x)
+        x = actigrad.tap(jax.nn.relu(x), "x")
+        split = jax.sharding.PartitionSpec("data")
+        y = jax.shard_map(jnp.exp, mesh=mesh, in_specs=split, out_specs=split)(x)
+        return jnp.sum(actigrad.tap(y, "y"))
+
+    found = work(loss, {}, {"x": X})
+    assert dict(found["x"].operations) == {"sin": 1, "gt": 1, "cos": 1, "tanh": 1, "max": 1}
+    assert found["y"] == Work((("exp", 4),), 12, 0)

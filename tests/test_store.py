@@ -8,6 +8,7 @@ import xarray
 import zarr
 
 from actigrad.errors import StoreError
+from actigrad.sites import Work
 from actigrad.store import check_absent, describe, is_store, open_store, read_sites, validate_store
 
 
@@ -53,6 +54,14 @@ def test_its_sites_come_back_in_forward_order(digits_store):
     assert sites[0].dims == ("sample", "y", "x", "neuron")
     assert sites[0].sample_shape == (8, 8, 8)
     assert sites[-1].feeds == ("loss",)
+
+
+def test_it_keeps_the_structure_with_operations_flops_and_parameters(digits_store):
+    tree = open_store(digits_store)
+    conv = read_sites(tree)[0]
+    assert conv.work == Work((("conv_general_dilated", 1), ("add", 1)), 64 * 64 * 8 * (2 * 9 + 1), 9 * 8 + 8)
+    after = tree.attrs["after_the_sites"]
+    assert (after["parameters"], after["flops_per_sample"] > 0) == (0, True)
 
 
 def test_it_describes_itself(digits_store):

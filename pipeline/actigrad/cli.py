@@ -66,12 +66,15 @@ def run(
 def sites(
     config: ConfigPath,
     set_: Sets = [],  # noqa: B006
-    tree: Annotated[bool, typer.Option("--tree", help="As the module tree, with what each site feeds.")] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="As the module tree: parameters, FLOPs, operations, what feeds what.")
+    ] = False,
 ) -> None:
     """List what can be captured: path, dims, shape, dtype, bytes a sample. Computes nothing."""
-    from actigrad.progress import print_sites
+    from actigrad.progress import print_sites, print_tree
 
-    print_sites(_load(config, set_, planned=False).sites, tree=tree)
+    job = _load(config, set_, planned=False)
+    print_tree(job.sites, job.rest, job.traced) if tree else print_sites(job.sites)
 
 
 @app.command()

@@ -19,11 +19,12 @@ import numpy as np
 
 from actigrad.config import Config
 from actigrad.errors import ActigradError, CaptureError, ConfigError, Problem
+from actigrad.flow import LOSS
 from actigrad.frameworks import observe
+from actigrad.program import Program, split_arguments, trace_program
 from actigrad.references import resolve
 from actigrad.schema import Plan, Template, Tensors, make_plans, make_template
-from actigrad.sites import Site, choose
-from actigrad.transform import list_sites
+from actigrad.sites import Site, Work, choose
 
 Batch = dict[str, np.ndarray]
 
@@ -40,6 +41,7 @@ class Job:
         rows: the samples that are captured, as offsets into `data`.
         train: the training factory with its options, or None.
         sites: every site of the model.
+        rest: the work that is done after the last sites, up to the loss.
         predicts: whether the loss returns `prediction` beside it, one a sample.
         per_sample: whether the loss is one a sample.
     """
@@ -51,6 +53,7 @@ class Job:
     rows: np.ndarray
     train: Callable[..., Iterator[tuple[int, Any]]] | None
     sites: tuple[Site, ...]
+    rest: Work
     predicts: bool
     per_sample: bool
 
@@ -77,6 +80,11 @@ class Job:
         """What is known of each captured sample: its row in the data, and its integer values (label, split)."""
         known = {name: v[self.rows] for name, v in self.data.items() if v.ndim == 1 and v.dtype.kind in "iub"}
         return {"id": self.rows, **known}
+
+    @property
+    def traced(self) -> int:
+        """How many samples the sites' shapes and work are of."""
+        return min(self.config.data.batch_size, len(self.rows))
 
     def tensors(self) -> Tensors:
         """Inputs and parameters."""
@@ -127,7 +135,7 @@ def load(config: Config, where: str = "the config") -> Job:
     bound = partial(loss, apply)
     rows = _choose_rows(config, len(next(iter(data.values()))), where)
     head = {name: values[rows[: config.data.batch_size]] for name, values in data.items()}
-    sites, out = _trace(bound, params, head)
+    program, out = _trace(bound, params, head)
     value, aux = out if isinstance(out, tuple) else (out, {})
     predicts = (
         isinstance(aux, Mapping)
@@ -135,7 +143,9 @@ def load(config: Config, where: str = "the config") -> Job:
         and aux["prediction"].shape == (len(rows[: config.data.batch_size]),)
     )
     options = config.train.options if config.train else {}
-    return Job(config, bound, params, data, rows, train and partial(train, **options), sites, predicts, value.ndim == 1)
+    train = train and partial(train, **options)
+    rest = program.flow.work[LOSS]
+    return Job(config, bound, params, data, rows, train, program.sites, rest, predicts, value.ndim == 1)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -192,10 +202,10 @@ def _choose_rows(config: Config, available: int, where: str) -> np.ndarray:
     return rows
 
 
-def _trace(loss: Callable[..., Any], params: Any, batch: Batch) -> tuple[tuple[Site, ...], Any]:
-    """The sites, and the shapes of what the loss returns."""
+def _trace(loss: Callable[..., Any], params: Any, batch: Batch) -> tuple[Program, Any]:
+    """The program, and the shapes of what the loss returns."""
     try:
-        return list_sites(loss, params, batch), jax.eval_shape(loss, params, batch)
+        return trace_program(loss, *split_arguments((params, batch, (), {}))), jax.eval_shape(loss, params, batch)
     except ActigradError:
         raise
     except Exception as error:

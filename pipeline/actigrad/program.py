@@ -58,7 +58,7 @@ class Program:
         has_aux: whether that is a pair.
         taps: where each site stands, by path.
         sites: every site, in forward order.
-        flow: which feeds which.
+        flow: which feeds which, and the work between.
         batch: which of the inputs are the batch.
     """
 
@@ -107,7 +107,7 @@ def trace_program(loss: Callable[..., Any], static: Static, arrays: list[Any]) -
     validate_loss(shape[0] if has_aux else shape)
     taps = name_taps(find_taps(closed))
     batch = range(static.n_params, static.n_params + static.n_batch)
-    flow = trace_flow(closed, {tap.address: path for path, tap in taps.items()}, batch)
+    flow = trace_flow(closed, {tap.address: path for path, tap in taps.items()}, static.n_params, batch)
     samples = count_samples(static.merge(arrays)[1])
     sites = tuple(make_site(path, tap, samples, flow) for path, tap in taps.items())
     return Program(closed, jax.tree.structure(shape), has_aux, taps, sites, flow, batch)
@@ -142,7 +142,9 @@ def make_site(path: str, tap: Tap, samples: int | None, flow: Flow) -> Site:
     kinds = [axis.dim for axis in tap.front]
     front = [f"{dim}{kinds[:i].count(dim) or ''}" for i, dim in enumerate(kinds)]
     dims = (*front, *infer_dims(tap.aval.shape, samples))
-    site = Site(path, tap.shape, str(tap.aval.dtype), dims, tap.kind, flow.feeds[path], tap.refused or tap.no_gradient)
+    missing = tap.refused or tap.no_gradient
+    dtype = str(tap.aval.dtype)
+    site = Site(path, tap.shape, dtype, dims, tap.kind, flow.feeds[path], missing, work=flow.work[path])
     if not site.missing and not site.differentiable:
         site = replace(site, missing=f"its dtype is {site.dtype}, which has no gradient")
     return site

@@ -1,5 +1,6 @@
 """Progress: bars with rates and time left, and the tables that the command line prints."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from actigrad.sites import Site
+from actigrad.sites import Site, Work
 
 if TYPE_CHECKING:
     from actigrad.checking import Report
@@ -84,22 +85,23 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def print_sites(sites: Sequence[Site], *, tree: bool) -> None:
-    """A table of sites, or the module tree with what each site feeds."""
+def print_sites(sites: Sequence[Site]) -> None:
+    """A table of sites."""
     console = Console(soft_wrap=True)
-    if tree:
-        console.print(_tree(sites))
-        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("site", "kind", "dims", "shape", "dtype"):
         table.add_column(name, overflow="fold")
     table.add_column("bytes a sample", justify="right")
     for site in sites:
         samples = dict(zip(site.dims, site.shape, strict=True)).get("sample", 1)
-        shape = "×".join(map(str, site.sample_shape)) or "scalar"
         note = f"{site.dtype} (no gradient: {site.missing})" if site.missing else site.dtype
         table.add_row(
-            Text(site.path), site.kind, ", ".join(site.dims), shape, note, decimal(site.nbytes // max(1, samples))
+            Text(site.path),
+            site.kind,
+            ", ".join(site.dims),
+            describe_sizes(site),
+            note,
+            decimal(site.nbytes // max(1, samples)),
         )
     console.print(table)
     print(f"{len(sites)} sites; shapes and bytes are those of one sample")
@@ -149,18 +151,63 @@ def print_report(report: "Report") -> None:
     print("capture is right here" if report.ok else "capture is WRONG here, or the model's own derivative rules are")
 
 
-def _tree(sites: Sequence[Site]) -> Tree:
-    root = Tree("[bold]model[/bold]")
-    branches: dict[tuple[str, ...], Tree] = {(): root}
+def print_tree(sites: Sequence[Site], rest: Work, traced: int) -> None:
+    """The module tree: of each module its parameters and FLOPs with all within, of each site what happens on the way.
+
+    Args:
+        sites: all of them, in forward order.
+        rest: the work after the last sites, up to the loss.
+        traced: how many samples the FLOPs are of.
+    """
     by_path = {tuple(site.path.split("/")): site for site in sites}
+    below: dict[tuple[str, ...], list[Work]] = {(): [rest]}
+    for parts, site in by_path.items():
+        for end in range(len(parts) + 1):
+            below.setdefault(parts[:end], []).append(site.work)
+    cost: Any = lambda parts: _describe_work(below[parts], traced)
+    root = Tree(Text("model", style="bold").append(f"  {cost(())}", style="dim"))
+    branches: dict[tuple[str, ...], Tree] = {(): root}
     for parts in by_path:
         for end in range(1, len(parts) + 1):
-            if parts[:end] not in branches:
-                label = Text(parts[end - 1], style="bold")
-                if site := by_path.get(parts[:end]):
-                    shape = "×".join(map(str, site.sample_shape)) or "scalar"
-                    label.append(f"  {site.kind} {shape}", style="dim").append(
-                        f"  → {', '.join(site.feeds) or 'nothing'}", style="cyan"
-                    )
-                branches[parts[:end]] = branches[parts[: end - 1]].add(label)
-    return root
+            if (here := parts[:end]) not in branches:
+                label = Text(here[-1], style="bold")
+                site = by_path.get(here)
+                if site:
+                    label.append(f"  {site.kind} {describe_sizes(site)}")
+                label.append(f"  {cost(here)}", style="dim")
+                if site:
+                    label.append(f"  → {', '.join(site.feeds) or 'nothing'}", style="cyan")
+                    label.append(_describe_operations(site.work), style="dim")
+                branches[here] = branches[here[:-1]].add(label)
+    label = Text("loss", style="bold").append(f"  {_describe_work([rest], traced)}", style="dim")
+    root.add(label.append(_describe_operations(rest), style="dim"))
+    Console(width=None if sys.stdout.isatty() else 120).print(root)
+    print("parameters and FLOPs of a module hold those of the sites within; FLOPs are of one sample's forward pass")
+
+
+def describe_sizes(site: Site) -> str:
+    """`8×8×32`, or `scalar`."""
+    return "×".join(map(str, site.sample_shape)) or "scalar"
+
+
+def _describe_work(works: Sequence[Work], traced: int) -> str:
+    parameters, flops = sum(work.parameters for work in works), sum(work.flops for work in works) / traced
+    return ", ".join([f"{parameters:,} parameters"] * bool(parameters) + [f"{_short(flops)}FLOPs"])
+
+
+def _describe_operations(work: Work) -> str:
+    names = [name if times == 1 else f"{name} ×{times}" for name, times in work.operations]
+    return f"\n{', '.join(names)}" if names else ""
+
+
+def _short(value: float) -> str:
+    """Three digits and a prefix.
+
+    >>> _short(1536.0), _short(18_907_136.0), _short(0.0)
+    ('1.54 k', '18.9 M', '0 ')
+    """
+    for prefix in ("", "k", "M", "G", "T"):
+        if value < 999.5:
+            return f"{value:.3g} {prefix}"
+        value /= 1000
+    return f"{value:.3g} P"

@@ -27,7 +27,7 @@ from actigrad.grid import blocks
 from actigrad.job import Batch, Job, named_leaves
 from actigrad.metrics import METRICS, SPECIAL
 from actigrad.reduce import Full, Histogram, Summary
-from actigrad.schema import SCHEMA_VERSION, Plan, Template, site_group, with_codecs
+from actigrad.schema import SCHEMA_VERSION, Plan, Template, site_group, with_codecs, work_attrs
 from actigrad.store import create_store, disk_usage, finalize_store, free_space, has_commits, journal_path
 from actigrad.transform import Frame, capture
 from actigrad.writer import Writer
@@ -330,6 +330,7 @@ def _attributes(job: Job) -> dict[str, Any]:
         "seed": job.config.seed,
         "gradients_of": normalised,
         "sites": [plan.site.path for plan in job.plans()],
+        "after_the_sites": work_attrs(job.rest, job.traced),
         "edges": [[site.path, target] for site in job.sites for target in site.feeds],
     }
 

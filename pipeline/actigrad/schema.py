@@ -19,7 +19,7 @@ from actigrad.config import CaptureRule, Config
 from actigrad.errors import CaptureError
 from actigrad.grid import BLOCK_BYTES, block_rows
 from actigrad.metrics import METRICS, SPECIAL, bin_edges
-from actigrad.sites import Site, choose
+from actigrad.sites import Site, Work, choose
 
 SCHEMA_VERSION = 1
 RESERVED = re.compile(r"(full|summary|orders|levels)_*")
@@ -144,7 +144,7 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
         attrs = {"long_name": "predicted class"}
         arrays.add("samples/prediction", {"sample": n}, step=steps, dtype="int32", attrs=attrs)
     for plan in plans:
-        groups[site_group(plan.site.path)] = _site_attrs(plan.site, len(groups))
+        groups[site_group(plan.site.path)] = _site_attrs(plan.site, len(groups), min(n, config.data.batch_size))
         _add_site(arrays, plan, config, n)
     if config.inputs.keep == "full":
         for name, (shape, has_gradient) in tensors.inputs.items():
@@ -194,7 +194,16 @@ class _Arrays:
         self.specs[path] = ArraySpec(path, tuple(sizes), tuple(sizes.values()), chunk_shape, dtype, attrs, codec)
 
 
-def _site_attrs(site: Site, index: int) -> dict[str, Any]:
+def work_attrs(work: Work, traced: int) -> dict[str, Any]:
+    """What is done on the way to a place, for a store: FLOPs are those of one sample's forward pass."""
+    return {
+        "operations": [[name, times] for name, times in work.operations],
+        "flops_per_sample": work.flops / traced,
+        "parameters": work.parameters,
+    }
+
+
+def _site_attrs(site: Site, index: int, traced: int) -> dict[str, Any]:
     return {
         "path": site.path,
         "kind": site.kind,
@@ -204,6 +213,7 @@ def _site_attrs(site: Site, index: int) -> dict[str, Any]:
         "index": index,
         "feeds": list(site.feeds),
         "missing": site.missing,
+        **work_attrs(site.work, traced),
     }
 
 

@@ -31,6 +31,21 @@ PICK = re.compile(r"(?P<base>.+)\[(?P<pick>-?\d+|-?\d*:-?\d*(:-?\d+)?)\]")
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a model does between the sites before a place and that place; everything is owned by one place.
+
+    Attributes:
+        operations: primitives by name with how often they run, in program order; what only moves data is left out.
+        flops: floating-point operations of the forward pass over the batch that was traced (`actigrad.flops`).
+        parameters: how many parameter values are read here first.
+    """
+
+    operations: tuple[tuple[str, int], ...] = ()
+    flops: int = 0
+    parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """A named place in a model, with the dims and dtype of the array that passes there.
 
@@ -44,6 +59,7 @@ class Site:
         feeds: the paths of the sites directly downstream in the data flow; `"loss"` for the loss.
         missing: why the gradient here cannot be captured, or `""`.
         picked: which iterations of its outermost loop are kept, None for all; `shape` counts these alone.
+        work: what is done on the way here from the sites before; a module's own part, without that of sites within.
     """
 
     path: str
@@ -54,6 +70,7 @@ class Site:
     feeds: tuple[str, ...] = ()
     missing: str = ""
     picked: tuple[int, ...] | None = None
+    work: Work = Work()
 
     @property
     def nbytes(self) -> int:

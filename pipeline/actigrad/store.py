@@ -26,7 +26,7 @@ from zarr.errors import ZarrUserWarning
 
 from actigrad.errors import StoreError
 from actigrad.schema import SCHEMA_VERSION, ArraySpec, Template
-from actigrad.sites import Site
+from actigrad.sites import Site, Work
 
 CODECS = {
     "plain": lambda: [Crc32cCodec()],
@@ -182,8 +182,11 @@ def read_sites(tree: xarray.DataTree) -> tuple[Site, ...]:
     for attrs in sorted(found, key=lambda attrs: attrs["index"]):
         dims, rest = tuple(attrs["dims"]), iter(attrs["sample_shape"])
         shape = tuple(n if dim == "sample" else next(rest) for dim in dims)
+        operations = tuple((name, times) for name, times in attrs["operations"])
+        work = Work(operations, round(attrs["flops_per_sample"] * n), attrs["parameters"])
+        feeds = tuple(attrs["feeds"])
         sites.append(
-            Site(attrs["path"], shape, attrs["dtype"], dims, attrs["kind"], tuple(attrs["feeds"]), attrs["missing"])
+            Site(attrs["path"], shape, attrs["dtype"], dims, attrs["kind"], feeds, attrs["missing"], work=work)
         )
     return tuple(sites)
 

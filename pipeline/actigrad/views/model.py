@@ -59,7 +59,8 @@ def structure(store: Store, *, step: int | None = None) -> hv.Overlay:
     """The model's sites from first to last, indented by module; arcs on the left are the data flow between them.
 
     Each row has three cells: log10 rms of the activation, log10 rms of the gradient (medians over neurons), and the
-    share of dead neurons (zero for every sample). Each column has its own colour scale; hover gives the values.
+    share of dead neurons (zero for every sample). Each column has its own colour scale; hover gives the values, and
+    what the site is: parameters, FLOPs of one sample's forward pass, and the operations on the way there.
     """
     tree = open_tree(store)
     sites, index = read_sites(tree), find_step(tree, step)
@@ -155,13 +156,23 @@ def flow(store: Store, *, quantity: str = "gradient", step: int | None = None) -
 def _cells(left: float, column: list[tuple[float, str]], sites: Sequence[Site], name: str, cmap: Any) -> hv.Rectangles:
     """One column of the structure: a cell a site."""
     rows = [
-        (left, i - 0.42, left + 1.2, i + 0.42, value, text, sites[i].path) for i, (value, text) in enumerate(column)
+        (left, i - 0.42, left + 1.2, i + 0.42, value, text, *_describe_site(sites[i]))
+        for i, (value, text) in enumerate(column)
     ]
-    cells: Any = hv.Rectangles(rows, vdims=[f"{name} colour", hv.Dimension(f"{name} value", label=name), "site"])
+    about = ["site", "module", "parameters", "FLOPs", "operations"]
+    cells: Any = hv.Rectangles(rows, vdims=[f"{name} colour", hv.Dimension(f"{name} value", label=name), *about])
     return cells.opts(
         color=f"{name} colour", cmap=cmap, line_color="#ffffff", tools=["hover"], clipping_colors={"NaN": "#eef0f3"},
         backend="bokeh",
     )  # fmt: skip
+
+
+def _describe_site(site: Site) -> tuple[str, str, str, str, str]:
+    """What the hover tells of a site; FLOPs are those of one sample."""
+    samples = dict(zip(site.dims, site.shape, strict=True)).get("sample", 1)
+    operations = ", ".join(name if times == 1 else f"{name} ×{times}" for name, times in site.work.operations)
+    work = site.work
+    return site.path, site.kind, f"{work.parameters:,}", f"{work.flops / samples:,.0f}", operations or "none of its own"
 
 
 def _column(tree, sites, index: int, what: str) -> list[tuple[float, str]]:
