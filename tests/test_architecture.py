@@ -38,7 +38,17 @@ def text_files() -> list[Path]:
 
 
 def test_what_is_visible_is_what_is_meant():
-    assert actigrad.__all__ == ["ActigradError", "Frame", "Site", "capture", "check", "list_sites", "observe", "tap"]
+    assert actigrad.__all__ == [
+        "ActigradError",
+        "Frame",
+        "Site",
+        "capture",
+        "check",
+        "list_sites",
+        "observe",
+        "recompute_between",
+        "tap",
+    ]
     assert set(actigrad.__all__) <= set(dir(actigrad))
     for name in actigrad.__all__:
         value = getattr(actigrad, name)

@@ -308,3 +308,18 @@ def test_keeping_few_iterations_takes_less_memory_than_keeping_all():
 
     one = 512 * 64 * 4
     assert bytes_of("h") - bytes_of("h[-2:]") > 24 * one
+
+
+def test_a_remat_policy_that_goes_by_name_finds_its_names_under_capture():
+    """Forward, backward, and what is computed again: 2 products where `h` is kept, 3 where it is not."""
+
+    def products(policy):
+        def body(x, w):
+            return jnp.sin(checkpoint_name(x @ w, "h"))
+
+        loss = lambda params, batch: jnp.sum(jax.checkpoint(body, policy=policy)(batch, params))
+        captured = actigrad.capture(loss, inputs=False)
+        return str(jax.make_jaxpr(captured)(jnp.ones((3, 3)), jnp.ones((2, 3)))).count("dot_general")
+
+    assert products(jax.checkpoint_policies.save_only_these_names("h")) == 2
+    assert products(jax.checkpoint_policies.nothing_saveable) == 3

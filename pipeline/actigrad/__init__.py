@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from actigrad.checking import check
     from actigrad.errors import ActigradError
     from actigrad.frameworks import observe
+    from actigrad.recompute import recompute_between
     from actigrad.sites import Site
     from actigrad.taps import tap
     from actigrad.transform import Frame, capture, list_sites
@@ -25,10 +26,11 @@ _HOMES = {
     "check": "checking",
     "list_sites": "transform",
     "observe": "frameworks",
+    "recompute_between": "recompute",
     "tap": "taps",
 }
 
-__all__ = ["ActigradError", "Frame", "Site", "capture", "check", "list_sites", "observe", "tap"]
+__all__ = ["ActigradError", "Frame", "Site", "capture", "check", "list_sites", "observe", "recompute_between", "tap"]
 
 
 def __getattr__(name: str):

@@ -21,7 +21,6 @@ from jax.extend.core import JaxprEqn, Literal
 from jax.sharding import PartitionSpec
 
 from actigrad.jaxprs import CUSTOM_RULES, INLINED, REMAT, Address, Tap, parts, scan_layout, shard_axes, sub_jaxprs
-from actigrad.taps import tap_p
 
 
 class Opened(NamedTuple):
@@ -66,7 +65,8 @@ class Rewriter:
             inputs = [var.val if isinstance(var, Literal) else env[var] for var in eqn.invars]
             with eqn.ctx.manager, _name_scope(eqn):
                 if here in self.taps:
-                    out, value = self.mark(self.taps[here], inputs[0], probes.get(here))
+                    # The mark itself stays, below what opens it: a remat policy may go by it.
+                    out, value = self.mark(self.taps[here], bind(eqn, inputs)[0], probes.get(here))
                     outs, values[here] = [out], Opened(value, None)
                 elif here in self.prefixes:
                     outs, inner = _HANDLERS[eqn.primitive.name](self, eqn, inputs, probes, here)
@@ -89,8 +89,6 @@ def _name_scope(eqn: JaxprEqn):
 
 def bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
     """The equation as it stands, on other inputs."""
-    if eqn.primitive is tap_p:  # a tap that was not chosen
-        return [inputs[0]]
     out = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(out) if eqn.primitive.multiple_results else [out]
 
