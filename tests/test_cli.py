@@ -168,6 +168,13 @@ def test_plan_tells_the_bytes_and_writes_nothing(folder, call):
     assert not (folder / "out").exists()
 
 
+def test_plan_with_memory_compiles_and_tells_the_largest_batch(folder, call):
+    code, out, _ = call("plan", "run.yaml", "--memory")
+    assert code == 0
+    assert re.search(r"as configured( +\d[\d.]* (bytes|kB)){4}", out)
+    assert re.search(r"the largest batch that fits +\d+ samples", out)
+
+
 def test_info_and_report_read_a_store(digits_store, tmp_path, call):
     code, out, _ = call("info", digits_store)
     assert code == 0

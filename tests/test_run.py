@@ -10,7 +10,7 @@ from actigrad.config import Config
 from actigrad.errors import CaptureError, ConfigError, StoreError
 from actigrad.job import load
 from actigrad.metrics import METRICS
-from actigrad.run import estimate, run
+from actigrad.run import run
 from actigrad.store import open_store
 
 MODEL = """
@@ -215,14 +215,6 @@ def test_a_scalar_loss_and_no_training_give_one_step(tmp_path):
     tree = open_store(run(job).store)
     assert tree["samples"]["step"].values.tolist() == [0]
     assert tree.attrs["gradients_of"] == "the loss of the sample's batch"
-
-
-def test_the_estimate_is_the_size_of_what_is_written_and_computes_nothing(made):
-    job, _, tree = made
-    stored = sum(array.nbytes for node in tree.subtree for array in node.to_dataset(inherit=False).data_vars.values())
-    coords = 40_000
-    assert stored <= estimate(job).stored_bytes <= stored + coords
-    assert [cost.path for cost in estimate(job).sites] == ["stem", "blocks/dense", "blocks", "out"]
 
 
 def test_a_batch_that_does_not_fit_the_model_is_told_with_its_shapes(tmp_path):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from actigrad.checking import check
     from actigrad.errors import ActigradError
     from actigrad.frameworks import observe
+    from actigrad.memory import measure_memory
     from actigrad.recompute import recompute_between
     from actigrad.sites import Site
     from actigrad.taps import tap
@@ -25,12 +26,24 @@ _HOMES = {
     "capture": "transform",
     "check": "checking",
     "list_sites": "transform",
+    "measure_memory": "memory",
     "observe": "frameworks",
     "recompute_between": "recompute",
     "tap": "taps",
 }
 
-__all__ = ["ActigradError", "Frame", "Site", "capture", "check", "list_sites", "observe", "recompute_between", "tap"]
+__all__ = [
+    "ActigradError",
+    "Frame",
+    "Site",
+    "capture",
+    "check",
+    "list_sites",
+    "measure_memory",
+    "observe",
+    "recompute_between",
+    "tap",
+]
 
 
 def __getattr__(name: str):

@@ -78,12 +78,22 @@ def sites(
 
 
 @app.command()
-def plan(config: ConfigPath, set_: Sets = []) -> None:  # noqa: B006
-    """Tell what a run will need: bytes a site and in all, and the free disk. Computes nothing."""
-    from actigrad.progress import print_estimate
-    from actigrad.run import estimate
+def plan(
+    config: ConfigPath,
+    set_: Sets = [],  # noqa: B006
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Compile the step: what it takes on the device, and the largest batch.")
+    ] = False,
+) -> None:
+    """Tell what a run will need: bytes a site and in all, the free disk, on request memory. Computes nothing."""
+    from actigrad.estimate import estimate, estimate_memory
+    from actigrad.progress import print_estimate, print_memory
 
-    print_estimate(estimate(_load(config, set_)))
+    job = _load(config, set_)
+    needed = estimate(job)
+    print_estimate(needed)
+    if memory:
+        print_memory(estimate_memory(job), needed)
 
 
 @app.command()

@@ -16,7 +16,8 @@ from actigrad.sites import Site, Work
 
 if TYPE_CHECKING:
     from actigrad.checking import Report
-    from actigrad.run import Estimate, Result
+    from actigrad.estimate import Estimate, MemoryEstimate
+    from actigrad.run import Result
 
 
 class _Rate(ProgressColumn):
@@ -125,6 +126,27 @@ def print_estimate(estimate: "Estimate") -> None:
             "fits": "yes" if estimate.stored_bytes <= estimate.free_bytes else "no",
         }
     )
+
+
+def print_memory(memory: "MemoryEstimate", estimate: "Estimate") -> None:
+    """What the captured step takes on its device, what would make it smaller, and how many samples fit."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"memory of {memory.samples} samples", overflow="fold")
+    for name in ("arguments", "results", "temporary", "in all", "saves"):
+        table.add_column(name, justify="right")
+    whole = next(iter(memory.variants.values())).total
+    for name, one in memory.variants.items():
+        saved = whole - one.total
+        sizes = (one.arguments, one.results, one.temporary, one.total)
+        table.add_row(name, *map(decimal, sizes), f"{saved / whole:.0%}" if saved > 0 else "")
+    print()
+    Console(soft_wrap=True).print(table)
+    for cost in sorted(estimate.sites, key=lambda cost: -cost.returned_bytes)[:5]:
+        if cost.returned_bytes:
+            print(f"  {cost.path}: {decimal(cost.returned_bytes)} of the results; a summary alone would save them")
+    samples, needed = memory.largest
+    fits = f"{samples:,} samples, {decimal(needed.total)}" if needed else "not even one sample"
+    print_facts({"device": f"{memory.device}, {decimal(memory.available)} free", "the largest batch that fits": fits})
 
 
 def print_report(report: "Report") -> None:

@@ -75,7 +75,12 @@ class Site:
     @property
     def nbytes(self) -> int:
         """Bytes of the array for the batch that was traced."""
-        return math.prod(self.shape) * _item_size(self.dtype)
+        return math.prod(self.shape) * self.item_size
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of one value."""
+        return _item_size(self.dtype)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -100,6 +105,23 @@ def choose(
     wanted = _matched(sites, _as_tuple(patterns))
     unwanted = _matched(sites, _as_tuple(exclude))
     return tuple(_keep(site, wanted[site.path]) for site in sites if site.path in wanted and site.path not in unwanted)
+
+
+def exactly(paths: Iterable[str]) -> str:
+    """The pattern that matches these paths and no others, whatever characters are in them.
+
+    >>> choose([Site("a[0]", (), "float32", ()), Site("a", (), "float32", ())], exactly(["a[0]"]))[0].path
+    'a[0]'
+    """
+    return "re:" + "|".join(re.escape(path) for path in paths)
+
+
+def outermost(sites: Iterable[Site]) -> tuple[Site, ...]:
+    """The sites that are within no other: the model's top-level modules, or what stands for them."""
+    sites = tuple(sites)
+    paths = {site.path for site in sites}
+    above = lambda path: {path[:i] for i, char in enumerate(path) if char == "/"}
+    return tuple(site for site in sites if not above(site.path) & paths)
 
 
 def infer_dims(shape: Sequence[int], samples: int | None) -> tuple[str, ...]:

@@ -49,8 +49,8 @@ class Full:
     State: the array. Batches are joined along `sample`, behind a loop's axes.
 
     Args:
-        dtype: `"bfloat16"` rounds each value to bfloat16 and returns it as float32, which any reader opens; None or
-            `"float32"` keeps the array's own dtype.
+        dtype: `"bfloat16"` rounds each value to bfloat16, which halves what leaves the device; None or `"float32"` keeps
+            the array's own dtype. `finalize` gives bfloat16 values as float32, which any reader opens.
     """
 
     dtype: str | None = None
@@ -61,10 +61,9 @@ class Full:
 
     @over_loops
     def chunk(self, x: jax.Array, dims: Dims) -> State:
-        """The array; a bfloat16 one as float32, bit for bit the same values."""
+        """The array, rounded where that was asked for."""
         if self.dtype == "bfloat16" and jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(jnp.bfloat16)
-        x = x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
         return Rows(x, dims.index("sample") - len(dims) if "sample" in dims else None)
 
     def combine(self, a: State, b: State) -> State:
@@ -77,8 +76,9 @@ class Full:
         return replace(a, value=np.concatenate([np.asarray(a.value), np.asarray(b.value)], a.axis))
 
     def finalize(self, state: State) -> np.ndarray:
-        """The array on the host."""
-        return np.asarray(state.value)
+        """The array on the host; a bfloat16 one as float32, bit for bit the same values."""
+        value = np.asarray(state.value)
+        return value.astype(np.float32) if value.dtype == jnp.bfloat16 else value
 
 
 class _Handing:

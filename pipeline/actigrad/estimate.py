@@ -1,0 +1,111 @@
+"""Estimate: what a run will need of disk and of memory, before anything is computed.
+
+estimate(load(config)).stored_bytes          # from shapes alone
+estimate_memory(load(config)).variants       # compiles the captured step, and what would make it smaller
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import psutil
+
+from actigrad.job import Job
+from actigrad.memory import Memory, largest_batch, measure_memory
+from actigrad.recompute import recompute_between
+from actigrad.record import make_capture
+from actigrad.schema import site_group
+from actigrad.sites import exactly, outermost
+from actigrad.store import free_space
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """What one site costs: dims and shape of a sample, and the bytes that are kept of it."""
+
+    path: str
+    kind: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    sample_bytes: int
+    kept: str
+    stored_bytes: int
+    returned_bytes: int
+    """Bytes of its whole arrays that a captured batch returns: what a summary alone would save of memory."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will need, from shapes alone; bytes are before compression."""
+
+    sites: tuple[SiteCost, ...]
+    stored_bytes: int
+    free_bytes: int
+    captured_bytes: int
+    """Bytes that pass the loop: whole activations and gradients of all samples at all recorded steps."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What the captured step of one batch needs, as XLA compiled it.
+
+    Attributes:
+        samples: in a batch.
+        variants: memory by what would be done, as configured first.
+        available: bytes that the device has.
+        device: its kind.
+        largest: the most samples that fit, at most all of the data; (0, None) when not one does.
+    """
+
+    samples: int
+    variants: dict[str, Memory]
+    available: int
+    device: str
+    largest: tuple[int, Memory | None]
+
+
+def estimate(job: Job) -> Estimate:
+    """What the run will need, without computing anything."""
+    template, n = job.template(), len(job.rows)
+    costs = []
+    for plan in job.plans():
+        site, prefix = plan.site, site_group(plan.site.path)
+        groups = (f"{prefix}/full", f"{prefix}/summary")
+        stored = sum(spec.nbytes for path, spec in template.arrays.items() if path.rpartition("/")[0] in groups)
+        kept = f"summary, whole {' and '.join(plan.full)}" if plan.full else "summary"
+        sample_bytes = site.nbytes // max(1, dict(zip(site.dims, site.shape, strict=True)).get("sample", 1))
+        values = site.nbytes // site.item_size
+        returned = sum(values * {"float32": 4, "bfloat16": 2}[rule.dtype] for rule in plan.full.values())
+        shape = (site.path, site.kind, site.dims, site.shape, site.dtype)
+        costs.append(SiteCost(*shape, sample_bytes, kept, stored, returned))
+    passing = sum(cost.sample_bytes * len(plan.summary) for cost, plan in zip(costs, job.plans(), strict=True))
+    path = job.config.store.path
+    return Estimate(tuple(costs), template.nbytes, free_space(path), passing * n * len(job.config.steps))
+
+
+def estimate_memory(job: Job) -> MemoryEstimate:
+    """What the captured step needs, and would need otherwise; compiles it about eight times."""
+    batch = job.batch(0, job.traced)
+    modules = exactly(site.path for site in outermost(job.sites))
+    as_configured = make_capture(job, job.loss, whole=True)
+    steps = {
+        "as configured": as_configured,
+        "summaries only": make_capture(job, job.loss, whole=False),
+        "recomputing inside modules": make_capture(job, recompute_between(job.loss, modules), whole=True),
+    }
+    if any(rule.dtype != "bfloat16" for plan in job.plans() for rule in plan.full.values()):
+        steps["whole arrays in bfloat16"] = make_capture(job, job.loss, whole=True, dtype="bfloat16")
+    variants = {name: measure_memory(step, job.params, batch) for name, step in steps.items()}
+    device = jax.local_devices()[0]
+    available = _available_bytes(device)
+    largest = largest_batch(as_configured, job.params, batch, limit=available, most=len(job.rows))
+    return MemoryEstimate(job.traced, variants, available, device.device_kind, largest)
+
+
+def _available_bytes(device: Any) -> int:
+    """What the device has left; a CPU has the machine's."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return psutil.virtual_memory().available

@@ -1,0 +1,257 @@
+"""Record: everything that is kept of one step, captured batch by batch and queued for the disk.
+
+    recorder = Recorder(job)
+    recorder.record(writer, step, params_before, params, advance)
+
+The device never waits for the host: batch i + 1 is dispatched before batch i is copied, and copies are asynchronous.
+Summaries of batches are merged on the host; rows of whole arrays are gathered until they make a block.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from actigrad import reduce as reductions
+from actigrad.grid import blocks
+from actigrad.job import Batch, Job, named_leaves
+from actigrad.metrics import METRICS, SPECIAL
+from actigrad.reduce import Full, Histogram, Summary
+from actigrad.schema import Plan, Template, site_group, with_codecs
+from actigrad.sites import exactly
+from actigrad.transform import Frame, capture
+from actigrad.writer import Writer
+
+SPARSE_SHARE = 0.3
+"""From this share of zeros on, zstd is denser than a plain array by more than it costs (docs/store.md)."""
+
+
+def make_capture(job: Job, loss: Callable[..., Any], *, whole: bool, dtype: str | None = None) -> Callable[..., Frame]:
+    """The captured loss of a job: summaries of all that was asked for and, if `whole`, what is kept whole.
+
+    Args:
+        job: what was asked for.
+        loss: the job's loss, or a variant of it.
+        whole: whether whole arrays are returned as well.
+        dtype: of whole arrays, where it is not to be what the config says.
+    """
+    plans = {plan.site.path: plan for plan in job.plans()}
+
+    def reduction(site: Any, quantity: str) -> dict[str, reductions.Reduction]:
+        plan = plans.get(site.path)
+        if plan is None or quantity not in plan.summary:
+            return {}
+        kept: dict[str, reductions.Reduction] = {"summary": Summary(), "histogram": Histogram()}
+        if whole and quantity in plan.full:
+            kept["full"] = Full(dtype or plan.full[quantity].dtype)
+        return kept
+
+    return capture(
+        loss,
+        sites=exactly(plans) if plans else "**",
+        parameters=job.config.parameters.keep != "none",
+        inputs=job.config.inputs.keep != "none",
+        reduce=reduction,
+    )
+
+
+class Recorder:
+    """Captures one step at a time; holds what is the same at all of them."""
+
+    def __init__(self, job: Job):
+        self.job, self.plans = job, job.plans()
+        self.capture_summary = make_capture(job, job.loss, whole=False)
+        self.capture_full = make_capture(job, job.loss, whole=True)
+        self.template = with_codecs(job.template(), self.sparse_arrays())
+
+    def sparse_arrays(self) -> set[str]:
+        """The arrays kept whole that are mostly zeros, judged by the first batch under the initial weights."""
+        if not any(plan.full for plan in self.plans):
+            return set()
+        frame = self.capture_summary(self.job.params, self.job.batch(0, self.job.config.data.batch_size))
+        sparse = set()
+        for plan in self.plans:
+            for quantity in plan.full:
+                state = _values(frame, quantity)[plan.site.path]["summary"]
+                if np.asarray(state["zeros"]).sum() >= SPARSE_SHARE * max(1, np.asarray(state["finite"]).sum()):
+                    sparse.add(f"{site_group(plan.site.path)}/full/{quantity}")
+        return sparse
+
+    def record(self, writer: Writer, step: int, before: Any, params: Any, advance) -> None:
+        """Capture all samples at one step and queue everything that is kept of them."""
+        write = _StepWriter(writer, self.template, self.job.config.steps, step)
+        whole = any(write.has(f"{site_group(p.site.path)}/full/{q}") for p in self.plans for q in p.full)
+        keeper = _Keeper(self.plans, write, whole)
+        gradient_sum = None
+        for (start, stop), batch, frame in _one_ahead(
+            self.frames(params, self.capture_full if whole else self.capture_summary)
+        ):
+            keeper.take(frame, start)
+            self.take_samples(write, frame, start, stop)
+            self.take_inputs(write, batch, frame, start)
+            gradient_sum = _add_trees(gradient_sum, frame.parameter_gradients)
+            advance(stop - start)
+        keeper.close()
+        self.take_parameters(write, before, params, gradient_sum)
+        write.close()
+
+    def frames(self, params: Any, captured) -> Iterator[tuple[tuple[int, int], Batch, Frame]]:
+        """Dispatch batch after batch; what is yielded may still be on its way."""
+        for start, stop in blocks(len(self.job.rows), self.job.config.data.batch_size):
+            batch = self.job.batch(start, stop)
+            frame = captured(params, batch)
+            for leaf in jax.tree.leaves(
+                (frame.losses, frame.aux, frame.activations, frame.gradients, frame.input_gradients)
+            ):
+                leaf.copy_to_host_async()
+            yield (start, stop), batch, frame
+
+    def take_samples(self, write: "_StepWriter", frame: Frame, start: int, stop: int) -> None:
+        """Losses and predictions of one batch."""
+        losses = frame.losses if frame.losses is not None else jnp.broadcast_to(frame.loss, (stop - start,))
+        write.rows("samples/loss", np.asarray(losses, np.float32), start)
+        if self.job.predicts:
+            write.rows("samples/prediction", np.asarray(frame.aux["prediction"], np.int32), start)
+
+    def take_inputs(self, write: "_StepWriter", batch: Batch, frame: Frame, start: int) -> None:
+        """Inputs and their gradients of one batch."""
+        for name in self.job.tensors().inputs:
+            if write.has(f"inputs/{name}/full/value"):
+                write.rows(f"inputs/{name}/full/value", batch[name], start)
+                write.rows(f"inputs/{name}/full/gradient", np.asarray(frame.input_gradients[name]), start)
+
+    def take_parameters(self, write: "_StepWriter", before: Any, params: Any, gradient_sum: Any) -> None:
+        """The parameters of one step."""
+        quantities = self.job.config.parameters.quantities if self.job.config.parameters.keep != "none" else ()
+        trees = {
+            "value": lambda: params,
+            "gradient": lambda: gradient_sum,
+            "update": lambda: _subtract_trees(params, before),
+        }
+        for quantity in quantities:
+            leaves = named_leaves(trees[quantity]())
+            for path, state in jax.device_get(_summarise(leaves)).items():
+                group = site_group(path, "parameters")
+                write.whole(f"{group}/summary/{quantity}", _stacked(Summary().finalize(state), METRICS))
+                if write.has(f"{group}/full/{quantity}"):
+                    write.whole(f"{group}/full/{quantity}", np.asarray(leaves[path], np.float32))
+
+
+class _Keeper:
+    """Gathers what the sites' frames bring during one step."""
+
+    def __init__(self, plans: tuple[Plan, ...], write: "_StepWriter", whole: bool):
+        self.plans, self.write, self.whole = plans, write, whole
+        self.states: dict[tuple[str, str, str], Any] = {}
+
+    def take(self, frame: Frame, start: int) -> None:
+        """One batch: states are merged, whole arrays are queued."""
+        for plan in self.plans:
+            for quantity in plan.summary:
+                state = _values(frame, quantity)[plan.site.path]
+                for name, reduction in (("summary", Summary()), ("histogram", Histogram())):
+                    key = (plan.site.path, quantity, name)
+                    new = jax.tree.map(np.asarray, state[name])
+                    self.states[key] = reduction.combine(self.states[key], new) if key in self.states else new
+                if "full" in state:
+                    axis = plan.site.dims.index("sample")
+                    array = f"{site_group(plan.site.path)}/full/{quantity}"
+                    self.write.rows(array, np.asarray(state["full"], np.float32), start, axis)
+
+    def close(self) -> None:
+        """All batches are in: write the summaries."""
+        for (path, quantity, name), state in self.states.items():
+            group = f"{site_group(path)}/summary"
+            if name == "summary":
+                self.write.whole(f"{group}/{quantity}", _stacked(Summary().finalize(state), METRICS))
+            else:
+                counts = Histogram().finalize(state)
+                self.write.whole(f"{group}/{quantity}_histogram", counts["counts"])
+                special = np.stack([counts[key] for key in SPECIAL], axis=-1)
+                self.write.whole(f"{group}/{quantity}_special", special)
+
+
+class _StepWriter:
+    """Puts the arrays of one step where the template says, gathering rows until they make a whole block."""
+
+    def __init__(self, writer: Writer, template: Template, steps: tuple[int, ...], step: int):
+        self.writer, self.template, self.steps, self.step = writer, template, steps, step
+        self.waiting: dict[str, tuple[int, int, list[np.ndarray]]] = {}
+
+    def has(self, array: str) -> bool:
+        """Whether the array exists and keeps this step."""
+        spec = self.template.arrays.get(array)
+        return spec is not None and (spec.shape[0] == len(self.steps) or self.step == self.steps[-1])
+
+    def whole(self, array: str, values: np.ndarray) -> None:
+        """All of one step."""
+        spec, at = self.template.arrays[array], self._index(array)
+        values = np.asarray(values, spec.dtype).reshape(spec.shape[1:])
+        self.writer.put(array, [(at, at + 1), *((0, size) for size in spec.shape[1:])], values[None])
+
+    def rows(self, array: str, values: np.ndarray, start: int, axis: int = 0) -> None:
+        """Some samples of one step; rows come in order."""
+        spec = self.template.arrays[array]
+        first, _, parts = self.waiting.get(array, (start, axis, []))
+        parts.append(values)
+        held = sum(part.shape[axis] for part in parts)
+        if held >= spec.chunks[axis + 1] or start + values.shape[axis] == spec.shape[axis + 1]:
+            self._put_rows(array, np.concatenate(parts, axis) if len(parts) > 1 else values, first, axis)
+            self.waiting.pop(array, None)
+        else:
+            self.waiting[array] = (first, axis, parts)
+
+    def close(self) -> None:
+        """Nothing may be left: rows that never made a block would be lost."""
+        assert not self.waiting, f"rows left over: {list(self.waiting)}"
+
+    def _put_rows(self, array: str, block: np.ndarray, first: int, axis: int) -> None:
+        at, spec = self._index(array), self.template.arrays[array]
+        region = [(0, size) for size in spec.shape[1:]]
+        region[axis] = (first, first + block.shape[axis])
+        self.writer.put(array, [(at, at + 1), *region], block.astype(spec.dtype, copy=False)[None])
+
+    def _index(self, array: str) -> int:
+        return self.steps.index(self.step) if self.template.arrays[array].shape[0] == len(self.steps) else 0
+
+
+def _values(frame: Frame, quantity: str) -> Mapping[str, Any]:
+    return frame.activations if quantity == "activation" else frame.gradients
+
+
+def _stacked(result: Mapping[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
+    return np.stack([result[name] for name in names])
+
+
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each given out after the next one was asked for: the device works while the host copies."""
+    held = []
+    for item in items:
+        held.append(item)
+        if len(held) > 1:
+            yield held.pop(0)
+    yield from held
+
+
+@jax.jit
+def _summarise(leaves: dict[str, jax.Array]) -> dict[str, Any]:
+    return {
+        path: Summary().chunk(leaf, ("",) * (leaf.ndim - 1) + ("neuron",) * (leaf.ndim > 0))
+        for path, leaf in leaves.items()
+    }
+
+
+@jax.jit
+def _add_trees(a: Any, b: Any) -> Any:
+    return b if a is None else jax.tree.map(jnp.add, a, b)
+
+
+def _subtract_trees(a: Any, b: Any) -> Any:
+    return _subtract_leaves(named_leaves(a), named_leaves(b))
+
+
+@jax.jit
+def _subtract_leaves(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    return jax.tree.map(jnp.subtract, a, b)

@@ -1,0 +1,49 @@
+"""Estimates: what a run is told to need is what it then takes."""
+
+import jax
+import pytest
+
+from actigrad.configfile import load_config
+from actigrad.estimate import estimate, estimate_memory
+from actigrad.job import load
+from actigrad.store import open_store
+
+SMALL = ["data.samples=64", "data.batch_size=32", "model.options.width=8", "train.steps=4", "train.record_every=2"]
+
+
+@pytest.fixture(scope="module")
+def job(root):
+    return load(load_config(root / "configs/digits.yaml", SMALL))
+
+
+def test_the_bytes_are_those_of_the_store_that_is_then_written(job, digits_store):
+    tree = open_store(digits_store)
+    stored = sum(array.nbytes for node in tree.subtree for array in node.to_dataset(inherit=False).data_vars.values())
+    coords = sum(node.to_dataset(inherit=False).coords[c].nbytes for node in tree.subtree for c in node.coords)
+    assert stored <= estimate(job).stored_bytes <= stored + coords
+    assert [cost.path for cost in estimate(job).sites] == [site.path for site in job.sites]
+
+
+def test_what_a_summary_would_save_is_two_bytes_a_value_of_both_quantities(job):
+    conv = estimate(job).sites[0]
+    assert conv.kept == "summary, whole activation and gradient"
+    assert conv.returned_bytes == 2 * 2 * 32 * 8 * 8 * 8
+
+
+def test_memory_tells_what_each_way_out_saves_and_how_many_samples_fit(job):
+    found = estimate_memory(job)
+    whole, summaries = found.variants["as configured"], found.variants["summaries only"]
+    returned = sum(cost.returned_bytes for cost in estimate(job).sites)
+    assert abs(whole.results - summaries.results - returned) <= 0.01 * returned
+    assert list(found.variants) == ["as configured", "summaries only", "recomputing inside modules"]
+    assert (found.device, found.samples) == (jax.devices()[0].device_kind, 32)
+    samples, needed = found.largest
+    assert samples == 64  # all of the data: memory is not what limits here
+    assert whole.total < needed.total < found.available
+
+
+def test_casting_is_offered_where_something_is_kept_in_float32(root):
+    config = load_config(root / "configs/digits.yaml", [*SMALL, "capture=[{sites: head/hidden, keep: full}]"])
+    variants = estimate_memory(load(config)).variants
+    saved = variants["as configured"].results - variants["whole arrays in bfloat16"].results
+    assert saved == 2 * 2 * 32 * 32
