@@ -44,10 +44,15 @@ def test_what_is_visible_is_what_is_meant():
         "Site",
         "capture",
         "check",
+        "gradient_times_activation",
+        "integrated_gradients",
         "list_sites",
         "measure_memory",
         "observe",
+        "patch",
         "recompute_between",
+        "sample_gradient_norms",
+        "smooth_gradients",
         "tap",
     ]
     assert set(actigrad.__all__) <= set(dir(actigrad))

@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from actigrad.attribution import gradient_times_activation, integrated_gradients, patch, smooth_gradients
     from actigrad.checking import check
     from actigrad.errors import ActigradError
     from actigrad.frameworks import observe
     from actigrad.memory import measure_memory
+    from actigrad.per_sample import sample_gradient_norms
     from actigrad.recompute import recompute_between
     from actigrad.sites import Site
     from actigrad.taps import tap
@@ -25,10 +27,15 @@ _HOMES = {
     "Site": "sites",
     "capture": "transform",
     "check": "checking",
+    "gradient_times_activation": "attribution",
+    "integrated_gradients": "attribution",
     "list_sites": "transform",
     "measure_memory": "memory",
     "observe": "frameworks",
+    "patch": "attribution",
     "recompute_between": "recompute",
+    "sample_gradient_norms": "per_sample",
+    "smooth_gradients": "attribution",
     "tap": "taps",
 }
 
@@ -38,10 +45,15 @@ __all__ = [
     "Site",
     "capture",
     "check",
+    "gradient_times_activation",
+    "integrated_gradients",
     "list_sites",
     "measure_memory",
     "observe",
+    "patch",
     "recompute_between",
+    "sample_gradient_norms",
+    "smooth_gradients",
     "tap",
 ]
 

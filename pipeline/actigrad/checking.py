@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actigrad.flow import LOSS
-from actigrad.program import Program, Static, split_arguments, trace_program
+from actigrad.program import Program, Static, split_arguments, sum_losses, trace_program
 from actigrad.rewrite import Rewriter
 from actigrad.sites import Site, choose
 from actigrad.transform import Frame, Patterns, capture
@@ -103,7 +103,7 @@ def _outputs(loss: Callable[..., Any], static: Static, arrays: list[Any], frame:
     def total(floating, arrays):
         params, batch, *_ = static.merge([floating.get(i, x) for i, x in enumerate(arrays)])
         out = loss(params, batch)
-        return _total(out[0] if isinstance(out, tuple) else out)
+        return sum_losses(out[0] if isinstance(out, tuple) else out)
 
     floating = {i: arrays[i] for i in range(static.n_params) if _is_floating(arrays[i])}
     value, gradients = jax.jit(jax.value_and_grad(total))(floating, arrays)
@@ -180,7 +180,7 @@ def _cuts(program: Program, arrays: list[Any], frame: Frame, seed: int) -> Itera
     def along(t):
         moved = [x + (t * moving[i]).astype(x.dtype) if i in moving else x for i, x in enumerate(arrays)]
         flat, opened = rewriter.run(program.closed, moved, {})
-        return _total(program.outputs(flat)[0]), {taps[address]: one.value for address, one in opened.items()}
+        return sum_losses(program.outputs(flat)[0]), {taps[address]: one.value for address, one in opened.items()}
 
     zero, one = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
     _, (slope, tangents) = jax.jit(lambda: jax.jvp(along, (zero,), (one,)))()
@@ -221,11 +221,7 @@ def _nudged(program: Program, path: str, arrays: list[Any], nudge: jax.Array) ->
     tap = program.taps[path]
     rewriter = Rewriter({tap.address: tap}, lambda _, x, probe: (x + probe.astype(x.dtype), None))
     flat, _ = rewriter.run(program.closed, arrays, {tap.address: nudge})
-    return _total(program.outputs(flat)[0])
-
-
-def _total(losses: jax.Array) -> jax.Array:
-    return jnp.sum(losses, dtype=jnp.promote_types(losses.dtype, jnp.float32))
+    return sum_losses(program.outputs(flat)[0])
 
 
 def _direction(like: Any, seed: int) -> jax.Array:

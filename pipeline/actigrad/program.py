@@ -123,6 +123,11 @@ def validate_loss(value: Any) -> None:
         raise CaptureError(f"the loss returns {found}; expected {LOSS_CONTRACT}.{cure}")
 
 
+def sum_losses(losses: jax.Array) -> jax.Array:
+    """The loss as a scalar: the sum in float32, or in float64 where the losses have it."""
+    return jnp.sum(losses, dtype=jnp.float64 if losses.dtype == jnp.float64 else jnp.float32)
+
+
 def name_taps(taps: tuple[Tap, ...]) -> dict[str, Tap]:
     """Taps by path; second and later passes of one place get `#1`, `#2`, …, whatever other names look like."""
     taken = {tap.name for tap in taps}

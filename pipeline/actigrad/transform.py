@@ -32,7 +32,7 @@ from actigrad import reduce as reductions
 from actigrad.errors import CaptureError
 from actigrad.jaxprs import Address, Tap, pick
 from actigrad.probes import enter, make_probe, state_of_zeros, unpack
-from actigrad.program import Program, Static, split_arguments, trace_program
+from actigrad.program import Program, Static, split_arguments, sum_losses, trace_program
 from actigrad.rewrite import Rewriter
 from actigrad.sites import Site, choose
 
@@ -176,7 +176,7 @@ def _run(request: _Request, static: Static, arrays: list[Any]) -> Frame:
     by_leaf = Static(static.treedef, static.is_array, (None,) * len(static.leaves), static.n_params, static.n_batch)
     params, batch, *_ = by_leaf.merge([leaves.get(i) for i in range(len(arrays))])
     return Frame(
-        loss=jnp.sum(losses, dtype=jnp.promote_types(losses.dtype, jnp.float32)) if losses.ndim else losses,
+        loss=sum_losses(losses) if losses.ndim else losses,
         losses=losses if losses.ndim else None,
         aux=aux,
         activations={site.path: opened[address].value for address, site in taps.items()},

@@ -49,8 +49,8 @@ class Full:
     State: the array. Batches are joined along `sample`, behind a loop's axes.
 
     Args:
-        dtype: `"bfloat16"` rounds each value to bfloat16, which halves what leaves the device; None or `"float32"` keeps
-            the array's own dtype. `finalize` gives bfloat16 values as float32, which any reader opens.
+        dtype: `"bfloat16"` rounds each value to bfloat16, which halves what leaves the device; None or `"float32"`
+            keeps the array's own dtype. `finalize` gives bfloat16 values as float32, which any reader opens.
     """
 
     dtype: str | None = None
