@@ -44,6 +44,9 @@ def loss(apply, params, batch):
     losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], axis=1)[:, 0]
     return losses, {"prediction": jnp.argmax(logits, axis=-1)}
 
+def logit(apply, params, batch, *, which):
+    return apply(params, batch["x"])[:, which]
+
 def mean_loss(apply, params, batch):
     return loss(apply, params, batch)[0].mean()
 
@@ -215,6 +218,41 @@ def test_a_scalar_loss_and_no_training_give_one_step(tmp_path):
     tree = open_store(run(job).store)
     assert tree["samples"]["step"].values.tolist() == [0]
     assert tree.attrs["gradients_of"] == "the loss of the sample's batch"
+
+
+def test_gradients_can_be_those_of_an_objective_while_losses_and_predictions_stay(tmp_path, made):
+    job, _, plain = made
+    objective = {"function": "run_model:logit", "options": {"which": 2}}
+    path = tmp_path / "x.zarr"
+    tree = open_store(run(load(config(path, objective=objective, parameters={"keep": "full"}))).store)
+    logit = lambda params, batch: job.loss.args[0](params, batch["x"])[:, 2]
+    frame = actigrad.capture(logit)(trained(job)[6][1], job.batch(0, N))
+    gradients = tree["sites/stem/full"]["gradient"]
+    np.testing.assert_allclose(gradients.values[-1], frame.gradients["stem"], rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(tree["samples"]["objective"].values[-1], frame.losses, rtol=1e-5)
+    for name in ("loss", "prediction"):
+        np.testing.assert_allclose(tree["samples"][name].values, plain["samples"][name].values, rtol=1e-5)
+    kernel = tree["parameters/stem/kernel/full"]["gradient"]
+    np.testing.assert_allclose(kernel.values[-1], frame.parameter_gradients["stem"]["kernel"], rtol=2e-5, atol=1e-6)
+    assert tree.attrs["gradients_of"] == "each sample's own run_model:logit"
+    assert "gradient of the objective run_model:logit" in gradients.attrs["long_name"]
+
+
+def test_an_objective_that_is_not_there_is_told_with_all_else_that_is_wrong(tmp_path):
+    with pytest.raises(ConfigError, match="'logit'") as caught:
+        load(config(tmp_path / "x.zarr", loss="run_model:los", objective={"function": "run_model:logt"}))
+    assert [problem.key for problem in caught.value.problems] == ["loss", "objective.function"]
+
+
+def test_norms_of_the_samples_gradients_are_kept_where_they_are_asked_for(tmp_path, made):
+    job, _, plain = made
+    tree = open_store(run(load(config(tmp_path / "x.zarr", parameters={"sample_norms": True}))).store)
+    params, by_hand = trained(job)[6][1], []
+    for i in range(N):
+        frame = actigrad.capture(job.loss)(params, job.batch(i, i + 1))
+        by_hand.append(np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(frame.parameter_gradients))))
+    np.testing.assert_allclose(tree["samples"]["gradient_norm"].values[-1], by_hand, rtol=1e-4)
+    assert "gradient_norm" not in plain["samples"]
 
 
 def test_a_batch_that_does_not_fit_the_model_is_told_with_its_shapes(tmp_path):

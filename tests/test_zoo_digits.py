@@ -1,6 +1,7 @@
 """The digits model and its data."""
 
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
@@ -75,3 +76,12 @@ def test_another_image_size_is_refused_by_its_shape(model):
     _, params, loss = model
     with pytest.raises(jaxtyping.TypeCheckError, match="sample 8 8 1"):
         jax.eval_shape(loss, params, {"image": np.zeros((2, 9, 9, 1), np.float32), "label": np.zeros(2, np.int32)})
+
+
+def test_the_score_is_the_logit_of_the_label_or_of_the_digit_that_is_asked_for():
+    data = {name: values[:6] for name, values in digits.load().items()}
+    apply, params = actigrad.observe(digits.build(seed=1, width=4))
+    logits = np.asarray(apply(params, jnp.asarray(data["image"])))
+    found = digits.score(lambda params, image: jnp.asarray(logits), params, data)
+    np.testing.assert_array_equal(found, logits[np.arange(6), data["label"]])
+    np.testing.assert_array_equal(digits.score(lambda *_: jnp.asarray(logits), params, data, digit=3), logits[:, 3])

@@ -107,7 +107,7 @@ def check(
     from actigrad.progress import print_report
 
     job = _load(config, set_)
-    report = verify(job.loss, job.params, job.batch(0, samples))
+    report = verify(job.objective, job.params, job.batch(0, samples))
     print_report(report)
     raise typer.Exit(0 if report.ok else 1)
 

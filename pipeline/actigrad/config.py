@@ -79,6 +79,15 @@ class TrainSpec(Record):
     """Record after every so many updates; at most `steps`."""
 
 
+class ObjectiveSpec(Record):
+    """What gradients are of, where that is not the loss: a logit, a class score, any number made of the outputs."""
+
+    function: Reference
+    """`function(apply, params, batch, **options)` returns a scalar or one value a sample, as a loss does."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the function."""
+
+
 class CaptureRule(Record):
     """What to keep of which sites. Later rules add to earlier ones."""
 
@@ -112,6 +121,8 @@ class ParameterSpec(Record):
     """The value, the gradient summed over the captured samples, and the change by the last update."""
     keep: Literal["summary", "full", "none"] = "summary"
     """A few values a neuron at every recorded step, also the whole arrays at the last, or nothing."""
+    sample_norms: bool = False
+    """Whether to keep the norm of each sample's own gradient; costs a backward pass a sample."""
 
 
 class StoreSpec(Record):
@@ -136,6 +147,8 @@ class Config(Record):
     loss: Reference
     """`loss(apply, params, batch)` returns a scalar or one value a sample, or a pair of either and a dict."""
     store: StoreSpec
+    objective: ObjectiveSpec | None = None
+    """What gradients are of; null for the loss. Training, the stored losses and predictions stay those of `loss`."""
     train: TrainSpec | None = None
     capture: Annotated[tuple[CaptureRule, ...], BeforeValidator(_as_tuple)] = (CaptureRule(),)
     inputs: InputSpec = InputSpec()

@@ -88,14 +88,14 @@ def estimate_memory(job: Job) -> MemoryEstimate:
     """What the captured step needs, and would need otherwise; compiles it about eight times."""
     batch = job.batch(0, job.traced)
     modules = exactly(site.path for site in outermost(job.sites))
-    as_configured = make_capture(job, job.loss, whole=True)
+    as_configured = make_capture(job, job.objective, whole=True)
     steps = {
         "as configured": as_configured,
-        "summaries only": make_capture(job, job.loss, whole=False),
-        "recomputing inside modules": make_capture(job, recompute_between(job.loss, modules), whole=True),
+        "summaries only": make_capture(job, job.objective, whole=False),
+        "recomputing inside modules": make_capture(job, recompute_between(job.objective, modules), whole=True),
     }
     if any(rule.dtype != "bfloat16" for plan in job.plans() for rule in plan.full.values()):
-        steps["whole arrays in bfloat16"] = make_capture(job, job.loss, whole=True, dtype="bfloat16")
+        steps["whole arrays in bfloat16"] = make_capture(job, job.objective, whole=True, dtype="bfloat16")
     variants = {name: measure_memory(step, job.params, batch) for name, step in steps.items()}
     device = jax.local_devices()[0]
     available = _available_bytes(device)

@@ -36,6 +36,7 @@ class Job:
     Attributes:
         config: what was asked for.
         loss: `loss(params, batch)`.
+        objective: what gradients are of, like the loss; often the loss itself.
         params: the model's initial state.
         data: all samples, for training.
         rows: the samples that are captured, as offsets into `data`.
@@ -43,11 +44,12 @@ class Job:
         sites: every site of the model.
         rest: the work that is done after the last sites, up to the loss.
         predicts: whether the loss returns `prediction` beside it, one a sample.
-        per_sample: whether the loss is one a sample.
+        per_sample: whether the objective is one a sample.
     """
 
     config: Config
     loss: Callable[..., Any]
+    objective: Callable[..., Any]
     params: Any
     data: Batch
     rows: np.ndarray
@@ -128,15 +130,17 @@ def load(config: Config, where: str = "the config") -> Job:
         ConfigError: all references that cannot be resolved at once; a factory that fails or returns something else.
         CaptureError: when the loss cannot be traced on a batch of the data.
     """
-    model_factory, data_factory, loss, train = _resolve_all(config, where)
+    model_factory, data_factory, loss, train, objective = _resolve_all(config, where)
     data = _load_data(config, data_factory, where)
     model = _called("model", where, partial(model_factory, seed=config.seed, **config.model.options))
     apply, params = observe(model)
     bound = partial(loss, apply)
+    asked = partial(objective, apply, **config.objective.options) if config.objective else bound
     rows = _choose_rows(config, len(next(iter(data.values()))), where)
     head = {name: values[rows[: config.data.batch_size]] for name, values in data.items()}
-    program, out = _trace(bound, params, head)
-    value, aux = out if isinstance(out, tuple) else (out, {})
+    program, value = _trace(asked, "objective" if config.objective else "loss", params, head)
+    out = jax.eval_shape(bound, params, head)
+    aux = out[1] if isinstance(out, tuple) else {}
     predicts = (
         isinstance(aux, Mapping)
         and "prediction" in aux
@@ -145,7 +149,7 @@ def load(config: Config, where: str = "the config") -> Job:
     options = config.train.options if config.train else {}
     train = train and partial(train, **options)
     rest = program.flow.work[LOSS]
-    return Job(config, bound, params, data, rows, train, program.sites, rest, predicts, value.ndim == 1)
+    return Job(config, bound, asked, params, data, rows, train, program.sites, rest, predicts, value.ndim == 1)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -156,18 +160,21 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def _resolve_all(config: Config, where: str) -> list[Any]:
-    """The four functions, or one error with every reference that does not resolve."""
-    references = {"model.factory": config.model.factory, "data.factory": config.data.factory, "loss": config.loss}
-    references |= {"train.factory": config.train.factory} if config.train else {}
+    """The functions of the config, None where it names none, or one error with every reference that is wrong."""
+    references: dict[str, str | None] = {
+        "model.factory": config.model.factory, "data.factory": config.data.factory, "loss": config.loss,
+    }  # fmt: skip
+    references["train.factory"] = config.train.factory if config.train else None
+    references["objective.function"] = config.objective.function if config.objective else None
     found, problems = [], []
     for key, reference in references.items():
         try:
-            found.append(resolve(reference, key=key, where=where))
+            found.append(reference and resolve(reference, key=key, where=where))
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return found if config.train else [*found, None]
+    return found
 
 
 def _called(key: str, where: str, factory: Callable[[], Any]) -> Any:
@@ -202,17 +209,19 @@ def _choose_rows(config: Config, available: int, where: str) -> np.ndarray:
     return rows
 
 
-def _trace(loss: Callable[..., Any], params: Any, batch: Batch) -> tuple[Program, Any]:
-    """The program, and the shapes of what the loss returns."""
+def _trace(loss: Callable[..., Any], what: str, params: Any, batch: Batch) -> tuple[Program, Any]:
+    """The program of a loss or an objective, and the shape of its value."""
     try:
-        return trace_program(loss, *split_arguments((params, batch, (), {}))), jax.eval_shape(loss, params, batch)
+        program = trace_program(loss, *split_arguments((params, batch, (), {})))
+        out = jax.eval_shape(loss, params, batch)
+        return program, out[0] if isinstance(out, tuple) else out
     except ActigradError:
         raise
     except Exception as error:
         shapes = ", ".join(f"{name} {values.dtype}{list(values.shape)}" for name, values in batch.items())
         raise CaptureError(
-            f"the loss failed on a batch of the data ({shapes}): {type(error).__name__}: {error}\n"
-            "Do the model's input shape and the keys of data.factory fit the loss?"
+            f"the {what} failed on a batch of the data ({shapes}): {type(error).__name__}: {error}\n"
+            f"Do the model's input shape and the keys of data.factory fit the {what}?"
         ) from error
 
 

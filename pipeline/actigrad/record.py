@@ -18,6 +18,7 @@ from actigrad import reduce as reductions
 from actigrad.grid import blocks
 from actigrad.job import Batch, Job, named_leaves
 from actigrad.metrics import METRICS, SPECIAL
+from actigrad.per_sample import sample_gradient_norms
 from actigrad.reduce import Full, Histogram, Summary
 from actigrad.schema import Plan, Template, site_group, with_codecs
 from actigrad.sites import exactly
@@ -62,8 +63,10 @@ class Recorder:
 
     def __init__(self, job: Job):
         self.job, self.plans = job, job.plans()
-        self.capture_summary = make_capture(job, job.loss, whole=False)
-        self.capture_full = make_capture(job, job.loss, whole=True)
+        self.capture_summary = make_capture(job, job.objective, whole=False)
+        self.capture_full = make_capture(job, job.objective, whole=True)
+        self.loss = jax.jit(job.loss)
+        self.norms = jax.jit(_total_norms(job.objective))
         self.template = with_codecs(job.template(), self.sparse_arrays())
 
     def sparse_arrays(self) -> set[str]:
@@ -89,7 +92,7 @@ class Recorder:
             self.frames(params, self.capture_full if whole else self.capture_summary)
         ):
             keeper.take(frame, start)
-            self.take_samples(write, frame, start, stop)
+            self.take_samples(write, params, batch, frame, start)
             self.take_inputs(write, batch, frame, start)
             gradient_sum = _add_trees(gradient_sum, frame.parameter_gradients)
             advance(stop - start)
@@ -108,12 +111,19 @@ class Recorder:
                 leaf.copy_to_host_async()
             yield (start, stop), batch, frame
 
-    def take_samples(self, write: "_StepWriter", frame: Frame, start: int, stop: int) -> None:
-        """Losses and predictions of one batch."""
-        losses = frame.losses if frame.losses is not None else jnp.broadcast_to(frame.loss, (stop - start,))
-        write.rows("samples/loss", np.asarray(losses, np.float32), start)
+    def take_samples(self, write: "_StepWriter", params: Any, batch: Batch, frame: Frame, start: int) -> None:
+        """What is kept of each sample of one batch, beside the sites."""
+        values: Any = frame.losses if frame.losses is not None else frame.loss
+        aux: Any = frame.aux
+        if self.job.config.objective:
+            write.rows("samples/objective", _one_a_sample(values, batch), start)
+            out = self.loss(params, batch)
+            values, aux = out if isinstance(out, tuple) else (out, None)
+        write.rows("samples/loss", _one_a_sample(values, batch), start)
         if self.job.predicts:
-            write.rows("samples/prediction", np.asarray(frame.aux["prediction"], np.int32), start)
+            write.rows("samples/prediction", np.asarray(aux["prediction"], np.int32), start)
+        if self.job.config.parameters.sample_norms:
+            write.rows("samples/gradient_norm", np.asarray(self.norms(params, batch)), start)
 
     def take_inputs(self, write: "_StepWriter", batch: Batch, frame: Frame, start: int) -> None:
         """Inputs and their gradients of one batch."""
@@ -215,6 +225,17 @@ class _StepWriter:
 
     def _index(self, array: str) -> int:
         return self.steps.index(self.step) if self.template.arrays[array].shape[0] == len(self.steps) else 0
+
+
+def _one_a_sample(values: Any, batch: Batch) -> np.ndarray:
+    """A value for each sample; where there is one for the batch, the same for all."""
+    return np.broadcast_to(np.asarray(values, np.float32), len(next(iter(batch.values()))))
+
+
+def _total_norms(objective: Callable[..., Any]) -> Callable[..., Any]:
+    """The norm over all parameters together, (sample,)."""
+    norms = sample_gradient_norms(objective)
+    return lambda params, batch: jnp.linalg.norm(jnp.stack(jax.tree.leaves(norms(params, batch))), axis=0)
 
 
 def _values(frame: Frame, quantity: str) -> Mapping[str, Any]:

@@ -134,8 +134,8 @@ def _parts(tree: xarray.DataTree, sites: tuple[Site, ...]) -> Iterator[Part]:
     )
     text = (
         "One sample of each label, the one with the largest loss: label → prediction above the input. Below, the "
-        "gradient of its loss with respect to each pixel: red raises the loss when the pixel is raised, blue lowers "
-        "it. Each gradient has its own scale, given above it."
+        f"gradient of {tree.attrs['gradients_of']} with respect to each pixel: where it is red, raising the pixel "
+        "raises it, where it is blue lowers it. Each gradient has its own scale, given above it."
     )
     yield Part(
         "saliency", "What in the input matters", text, _try(lambda: views.saliency(tree), "Inputs and their gradients")

@@ -94,7 +94,8 @@ def run(job: Job, *, resume: bool = False, overwrite: bool = False, progress: Pr
 
 def _attributes(job: Job) -> dict[str, Any]:
     packages = ("actigrad", "jax", "flax", "numpy", "xarray", "zarr")
-    normalised = "each sample's own loss" if job.per_sample else "the loss of the sample's batch"
+    what = job.config.objective.function if job.config.objective else "loss"
+    gradients_of = f"each sample's own {what}" if job.per_sample else f"the {what} of the sample's batch"
     return {
         "actigrad_schema": SCHEMA_VERSION,
         "title": f"actigrad: {job.config.model.factory}",
@@ -104,7 +105,7 @@ def _attributes(job: Job) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "fingerprint": job.fingerprint(),
         "seed": job.config.seed,
-        "gradients_of": normalised,
+        "gradients_of": gradients_of,
         "sites": [plan.site.path for plan in job.plans()],
         "after_the_sites": work_attrs(job.rest, job.traced),
         "edges": [[site.path, target] for site in job.sites for target in site.feeds],

@@ -25,11 +25,15 @@ SCHEMA_VERSION = 1
 RESERVED = re.compile(r"(full|summary|orders|levels)_*")
 LONG_NAMES = {
     "activation": "activation",
-    "gradient": "gradient of each sample's loss with respect to the activation",
     "value": "parameter",
     "update": "change of the parameter by the last training update",
 }
-PARAMETER_GRADIENT = "gradient of the loss, summed over the captured samples, with respect to the parameter"
+GRADIENTS = {
+    "activation": "gradient of {of} with respect to the activation",
+    "input": "gradient of {of} with respect to the input",
+    "parameter": "gradient of {of}, summed over the captured samples, with respect to the parameter",
+}
+"""The root's attribute `gradients_of` tells whether that is each sample's own or the batch's."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,12 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
     for name, values in samples.items():
         arrays.coord(f"samples/{name}", ("sample",), values, {"long_name": name})
     arrays.add("samples/loss", {"sample": n}, step=steps, attrs={"long_name": "loss of the sample", "units": "1"})
+    if config.objective:
+        attrs = {"long_name": f"{config.objective.function} of the sample, which gradients are of", "units": "1"}
+        arrays.add("samples/objective", {"sample": n}, step=steps, attrs=attrs)
+    if config.parameters.sample_norms:
+        name = f"norm of the gradient of {_objective(config)} of the sample alone with respect to all parameters"
+        arrays.add("samples/gradient_norm", {"sample": n}, step=steps, attrs={"long_name": name, "units": "1"})
     if tensors.predicts:
         attrs = {"long_name": "predicted class"}
         arrays.add("samples/prediction", {"sample": n}, step=steps, dtype="int32", attrs=attrs)
@@ -203,6 +213,14 @@ def work_attrs(work: Work, traced: int) -> dict[str, Any]:
     }
 
 
+def _objective(config: Config) -> str:
+    return f"the objective {config.objective.function}" if config.objective else "the loss"
+
+
+def _gradient_of(what: str, config: Config) -> str:
+    return GRADIENTS[what].format(of=_objective(config))
+
+
 def _site_attrs(site: Site, index: int, traced: int) -> dict[str, Any]:
     return {
         "path": site.path,
@@ -220,13 +238,15 @@ def _site_attrs(site: Site, index: int, traced: int) -> dict[str, Any]:
 def _add_site(arrays: _Arrays, plan: Plan, config: Config, n: int) -> None:
     group, sizes = site_group(plan.site.path), dict(zip(plan.site.dims, plan.site.shape, strict=True))
     for quantity in plan.summary:
-        _add_summary(arrays, f"{group}/summary", quantity, config.steps, _kept(sizes), LONG_NAMES[quantity])
+        name = LONG_NAMES.get(quantity) or _gradient_of("activation", config)
+        _add_summary(arrays, f"{group}/summary", quantity, config.steps, _kept(sizes), name)
         _add_histogram(arrays, f"{group}/summary", quantity, config.steps, _loops(sizes))
     steps = config.steps if any(rule.steps == "all" for rule in plan.full.values()) else config.steps[-1:]
     for quantity, rule in plan.full.items():
         row_bytes = 4 * math.prod(plan.site.sample_shape)
         rows = block_rows(n, config.data.batch_size, row_bytes)
-        attrs = {"long_name": LONG_NAMES[quantity], "units": "1", "dtype": _kept_dtype(plan.site, rule)}
+        name = LONG_NAMES.get(quantity) or _gradient_of("activation", config)
+        attrs = {"long_name": name, "units": "1", "dtype": _kept_dtype(plan.site, rule)}
         codec = "rounded" if attrs["dtype"] == "bfloat16" else "plain"
         chunks = {"sample": rows} | _split(sizes, rows * row_bytes)
         dims = sizes | {"sample": n}
@@ -282,7 +302,7 @@ def _add_input(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Conf
     attrs = {"long_name": "input of the model", "units": "1"}
     arrays.add(f"{group}/value", sizes, step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs)
     if has_gradient:
-        attrs = {"long_name": "gradient of each sample's loss with respect to the input", "units": "1"}
+        attrs = {"long_name": _gradient_of("input", config), "units": "1"}
         arrays.add(f"{group}/gradient", sizes, step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs)
 
 
@@ -290,7 +310,7 @@ def _add_parameter(arrays: _Arrays, group: str, shape: tuple[int, ...], config: 
     names = (*(f"d{i}" for i in range(len(shape) - 1)), "neuron")[-len(shape) :] if shape else ()
     sizes = dict(zip(names, shape, strict=True))
     for quantity in config.parameters.quantities:
-        long_name = PARAMETER_GRADIENT if quantity == "gradient" else LONG_NAMES[quantity]
+        long_name = LONG_NAMES.get(quantity) or _gradient_of("parameter", config)
         _add_summary(arrays, f"{group}/summary", quantity, config.steps, {"neuron": sizes.get("neuron", 1)}, long_name)
         if config.parameters.keep == "full":
             attrs = {"long_name": long_name, "units": "1"}

@@ -13,11 +13,11 @@ from actigrad.views.reading import Store, find_group, open_tree
 
 
 def saliency(store: Store, *, samples: Sequence[int] | None = None, name: str | None = None) -> hv.Layout:
-    """Inputs in the upper row, the gradient of each sample's loss with respect to them below.
+    """Inputs in the upper row, the gradient (of the loss, or of the run's objective) with respect to them below.
 
-    Grey is the input's value. Blue and red: raising this pixel lowers or raises the loss; the scale is each sample's
-    own and symmetric, its limit stands in the title, as gradients of well and badly classified samples differ by
-    orders of magnitude. By default one sample a label: the one with the largest loss.
+    Grey is the input's value. Blue and red: raising this pixel lowers or raises what the gradient is of; the scale is
+    each sample's own and symmetric, its limit stands in the title, as gradients of well and badly classified samples
+    differ by orders of magnitude. By default one sample a label: the one with the largest loss.
     """
     tree = open_tree(store)
     name, inputs = _input(tree, name)

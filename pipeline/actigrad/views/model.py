@@ -10,9 +10,9 @@ from actigrad.palette import MAGNITUDE, NOT_FINITE
 from actigrad.sites import Site
 from actigrad.store import read_samples, read_sites
 from actigrad.views.reading import (
-    FINE,
     Store,
     count_neurons,
+    describe_quantity,
     describe_shape,
     find_step,
     find_summary,
@@ -51,7 +51,7 @@ def overview(store: Store, *, quantity: str = "activation", metric: str = "rms")
         **frame(height=max(220, 24 * len(sites) + 90)), cmap=MAGNITUDE, colorbar=True, invert_yaxis=True,
         xrotation=0 if len(steps) <= 25 else 60, xlabel="step (training updates)", ylabel="", tools=["hover"],
         clipping_colors={"NaN": NOT_FINITE},
-        title=f"{FINE[quantity]}\ncolour: {name}, median over the site's neurons", backend="bokeh",
+        title=f"{describe_quantity(tree, quantity)}\ncolour: {name}, median over the site's neurons", backend="bokeh",
     )  # fmt: skip
 
 
@@ -148,8 +148,9 @@ def flow(store: Store, *, quantity: str = "gradient", step: int | None = None) -
     shown = read_samples(tree)["step"].values[index]
     return (wide * middle * line * dots).opts(
         **frame(height=330), xticks=[(i, site.path) for i, site in enumerate(sites)], xrotation=40, xlabel="",
-        title=f"{FINE[quantity]} at step {shown}\nline: median neuron; ribbons: 50 % and 90 % of neurons; sites in "
-        "forward order", ylabel=label, show_grid=True, xlim=(-0.5, len(sites) - 0.5), backend="bokeh",
+        title=f"{describe_quantity(tree, quantity)} at step {shown}\n"
+        "line: median neuron; ribbons: 50 % and 90 % of neurons; sites in forward order",
+        ylabel=label, show_grid=True, xlim=(-0.5, len(sites) - 0.5), backend="bokeh",
     )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from actigrad.schema import site_group
 from actigrad.sites import Site
 from actigrad.store import read_samples
 from actigrad.views.reading import (
-    FINE,
     Store,
+    describe_quantity,
     find_group,
     find_site,
     find_step,
@@ -55,7 +55,7 @@ def heatmap(
     matrix = matrix[rows] if neurons != "natural" else matrix
     colours = _scale(tree, chosen, quantity, index)
     known = _known(tree, chosen, x, columns, rows)
-    what = f"{chosen.path} · {FINE[quantity]}" + (
+    what = f"{chosen.path} · {describe_quantity(tree, quantity)}" + (
         "" if x == "step" else f" at step {read_samples(tree)['step'].values[index]}"
     )
 
@@ -84,7 +84,7 @@ def traces(store: Store, site: str, *, quantity: str = "activation", metric: str
     return counted.opts(
         **frame(height=300), cmap=list(reversed(MAGNITUDE)), cnorm="log", colorbar=True,
         clipping_colors={"min": "#ffffff00"},
-        title=f"{site} · {FINE[quantity]}: {metric} of every neuron", backend="bokeh",
+        title=f"{site} · {describe_quantity(tree, quantity)}: {metric} of every neuron", backend="bokeh",
     )  # fmt: skip
 
 

@@ -15,12 +15,16 @@ from actigrad.store import open_store, read_samples, read_sites
 Store = xarray.DataTree | str | Path
 WIDTH = 920
 FONTS = {"title": "11pt", "labels": "10pt", "xticks": "9pt", "yticks": "9pt"}
-FINE = {"activation": "activation", "gradient": "gradient (of each sample's loss)"}
 
 
 def open_tree(store: Store) -> xarray.DataTree:
     """The store itself, opened if it is a path."""
     return store if isinstance(store, xarray.DataTree) else open_store(store)
+
+
+def describe_quantity(tree: xarray.DataTree, quantity: str) -> str:
+    """What it is, for a title; a gradient says of what."""
+    return f"gradient (of {tree.attrs['gradients_of']})" if quantity == "gradient" else quantity
 
 
 def find_site(tree: xarray.DataTree, path: str) -> Site:

@@ -105,6 +105,14 @@ def loss(apply: Callable[..., Any], params: Any, batch: dict[str, Any]) -> tuple
     return losses, {"prediction": jnp.argmax(logits, axis=-1)}
 
 
+def score(apply: Callable[..., Any], params: Any, batch: dict[str, Any], *, digit: int | None = None) -> jax.Array:
+    """The logit of one digit, by default of each sample's own, (sample,): what a saliency map is often made of."""
+    logits = apply(params, batch["image"])
+    if digit is not None:
+        return logits[:, digit]
+    return jnp.take_along_axis(logits, batch["label"][:, None], axis=1)[:, 0]
+
+
 def train(
     loss: Callable[..., Any],
     params: Any,
