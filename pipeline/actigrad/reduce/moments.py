@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 def bounds(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
@@ -43,18 +44,31 @@ def centre(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None, n: jax.A
         # A shrunk sum cannot overflow, whatever the count.
         guess = jnp.sum(jnp.where(mask, x * 2.0**-31, 0), axis=axes) / jnp.maximum(n, 1).astype(x.dtype) * 2.0**31
     some = n > 0
-    low, high = (jnp.where(some, limit, 0) for limit in limits)
-    pivot = jnp.clip(guess, low, high)
-    reach = jnp.maximum(high - pivot, pivot - low)
-    # At least a last digit of x, and a normal number: x / reach stays finite.
-    size, info = jnp.maximum(-low, high), jnp.finfo(x.dtype)
-    reach = jnp.clip(jnp.maximum(reach, size * float(info.eps)), info.tiny, info.max / 4)
-    _, exponent = jnp.frexp(reach)
-    shrink = jnp.ldexp(jnp.ones_like(reach), 1 - exponent)
-    # Both products are exact (a power of two), so this is (x - pivot) * shrink without its overflow.
-    pivots, shrinks = jnp.expand_dims(pivot, axes), jnp.expand_dims(shrink, axes)
-    relative = x * shrinks - pivots * shrinks
+    pivot, shrink = pivot_and_shrink(guess, *(jnp.where(some, limit, 0) for limit in limits))
+    relative = shrunk(x, axes, pivot, shrink)
     return pivot, 1 / shrink, relative if mask is None else jnp.where(mask, relative, 0)
+
+
+def pivot_and_shrink(guess: jax.Array, low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """For each neuron a point within its bounds, and the power of two that brings all distances from it below 2."""
+    pivot = lax.clamp(low, guess, high)
+    reach = lax.max(high - pivot, pivot - low)
+    # At least a last digit of x, and a normal number: x / reach stays finite.
+    info = jnp.finfo(reach.dtype)
+    reach = lax.clamp(
+        jnp.asarray(info.tiny, reach.dtype),
+        lax.max(reach, lax.max(-low, high) * float(info.eps)),
+        jnp.asarray(info.max / 4, reach.dtype),
+    )
+    # The exponent's bits alone are the power of two below.
+    bits, exponent = (jnp.int64, 0x7FF << 52) if reach.dtype == jnp.float64 else (jnp.int32, 0xFF << 23)
+    below = lax.bitcast_convert_type(lax.bitcast_convert_type(reach, bits) & bits(exponent), reach.dtype)
+    return pivot, 1 / below
+
+
+def shrunk(x: jax.Array, axes: tuple[int, ...], pivot: jax.Array, shrink: jax.Array) -> jax.Array:
+    """`(x - pivot) * shrink` without its overflow: both products are exact, as `shrink` is a power of two."""
+    return x * lax.expand_dims(shrink, axes) - lax.expand_dims(pivot * shrink, axes)
 
 
 def merge(a: Any, b: Any, outer: bool = False) -> dict[str, np.ndarray]:

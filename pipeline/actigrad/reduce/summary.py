@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from actigrad.metrics import METRICS
 from actigrad.reduce.base import Dims, State, as_float32, columns, countable, on_finite, on_host, over_loops
-from actigrad.reduce.moments import absolute, bounds, centre, merge
+from actigrad.reduce.moments import absolute, bounds, flush, merge, pivot_and_shrink, shrunk
 
 EXACT_IN_FLOAT32 = 2**23
 """Up to how many ones or twos a float32 sum counts exactly."""
@@ -24,8 +27,9 @@ class Summary:
     without a neuron axis gives one value. Neurons without a finite value have NaN. Complex values count by magnitude.
     Values below the smallest normal float32 (1.2e-38) count as zeros: CPUs and TPUs flush them.
 
-    State: nine arrays (neuron,). Cost: two passes over the array for bounds, sum and zeros, and one for the moments; no
-    copy of it. mean and std are right to about 1e-6 of the larger of |mean| and std, also for std far below |mean|.
+    State: nine arrays (neuron,). Cost: six plain sums and bounds over the array, and no copy of it; where a value is
+    not finite, and on accelerators, two passes that mask. mean and std are right to about 1e-6 of the larger of |mean|
+    and std, also for std far below |mean|.
     """
 
     @over_loops
@@ -35,27 +39,9 @@ class Summary:
         count = countable(math.prod(x.shape[i] for i in axes), "Summary")
         if not count:
             return _nothing(tuple(size for i, size in enumerate(x.shape) if i not in axes), x.dtype)
-
-        def measure(x: jax.Array, mask: jax.Array | None) -> State:
-            low, high = limits = bounds(x, axes, mask)
-            finite = (
-                jnp.full(low.shape, count, jnp.int32) if mask is None else jnp.sum(mask, axis=axes, dtype=jnp.int32)
-            )
-            pivot, scale, relative = centre(x, axes, mask, finite, total, limits)
-            return {
-                "finite": finite,
-                "nonfinite": count - finite,
-                "zeros": _zeros(x, axes, count, mask is None),
-                "min": low,
-                "max": high,
-                "pivot": pivot,
-                "scale": scale,
-                "sum": jnp.sum(relative, axis=axes),
-                "squares": jnp.sum(relative * relative, axis=axes),
-            }
-
-        total = jnp.sum(x, axis=axes)
-        return on_finite(measure, x, total)
+        if axes == tuple(range(x.ndim - 1)):
+            x, axes = x.reshape(count, x.shape[-1]), (0,)
+        return _measure(x, axes)
 
     def combine(self, a: State, b: State) -> State:
         """Both in float64, around their common mean."""
@@ -128,11 +114,80 @@ class ActiveFraction:
         return as_float32(state["active"] / np.where(state["finite"] > 0, state["finite"], np.nan))
 
 
-def _zeros(x: jax.Array, axes: tuple[int, ...], count: int, finite: bool) -> jax.Array:
-    if finite and count <= EXACT_IN_FLOAT32:
-        # |sign| is 0 or 1, and a float sum is the fast one (see `on_finite`); exact as long as float32 counts.
-        return count - jnp.sum(jnp.square(jnp.sign(x)), axis=axes).astype(jnp.int32)
-    return jnp.sum(jnp.abs(x) < jnp.finfo(x.dtype).tiny, axis=axes, dtype=jnp.int32)
+@partial(jax.jit, static_argnums=1)
+def _measure(x: jax.Array, axes: tuple[int, ...]) -> State:
+    """The state of an array that holds something. Jitted, so that sites of one shape are traced once."""
+
+    def plain_if_finite(x: jax.Array) -> State:
+        state = _measure_plain(x, axes)
+        finite = jnp.all(jnp.isfinite(state["sum"] + state["squares"]))
+        return lax.cond(finite, lambda x, state: state, lambda x, state: _measure_masked(x, axes), x, state)
+
+    return lax.platform_dependent(x, cpu=plain_if_finite, default=partial(_measure_masked, axes=axes))
+
+
+def _measure_plain(x: jax.Array, axes: tuple[int, ...]) -> State:
+    """Right where everything is finite, else `sum` or `squares` is not.
+
+    CPUs run a plain sum, or one of a product or a sign, five times as fast as one of a comparison or a choice, and
+    without a copy (measured: 2 against 10 ms for 4 M values).
+    """
+    count = math.prod(x.shape[i] for i in axes)
+    low, high = bounds(x, axes, None)
+    pivot, shrink = pivot_and_shrink(lax.reduce_sum(x, axes) / count, low, high)
+    # Of two multiples: XLA would keep the whole of one array for both sums.
+    double = shrunk(x, axes, pivot, 2 * shrink)
+    return {
+        "finite": jnp.full(low.shape, count, jnp.int32),
+        "nonfinite": jnp.zeros(low.shape, jnp.int32),
+        "zeros": _zeros(x, axes, count),
+        "min": low,
+        "max": high,
+        "pivot": pivot,
+        "scale": 1 / shrink,
+        "sum": lax.reduce_sum(double, axes) / 2,
+        "squares": lax.reduce_sum(jnp.square(shrunk(x, axes, pivot, shrink)), axes),
+    }
+
+
+@partial(jax.jit, static_argnums=1)
+def _measure_masked(x: jax.Array, axes: tuple[int, ...]) -> State:
+    """The finite values alone, in two passes: one for bounds and counts, one for moments."""
+    count = math.prod(x.shape[i] for i in axes)
+    mask = jnp.isfinite(x)
+    either = lambda a, b: lax.select(mask, a, lax.full_like(x, b))
+    tiny = jnp.finfo(x.dtype).tiny
+    operands = (
+        either(x, jnp.inf),
+        either(x, -jnp.inf),
+        either(x * 2.0**-31, 0),  # a shrunk sum cannot overflow, whatever the count
+        (jnp.abs(x) < tiny).astype(jnp.int32),
+        mask.astype(jnp.int32),
+    )
+    low, high, total, zeros, finite = _reduce(operands, (lax.min, lax.max, lax.add, lax.add, lax.add), axes)
+    some = finite > 0
+    limits = [jnp.where(some, flush(limit), 0) for limit in (low, high)]
+    pivot, shrink = pivot_and_shrink(total / jnp.maximum(finite, 1).astype(x.dtype) * 2.0**31, *limits)
+    relative = either(shrunk(x, axes, pivot, shrink), 0)
+    sums, squares = _reduce((relative, relative * relative), (lax.add, lax.add), axes)
+    return {
+        "finite": finite, "nonfinite": count - finite, "zeros": zeros, "min": flush(low), "max": flush(high),
+        "pivot": pivot, "scale": 1 / shrink, "sum": sums, "squares": squares,
+    }  # fmt: skip
+
+
+def _reduce(operands: tuple[jax.Array, ...], how: tuple[Any, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Several reductions in one pass."""
+    neutral = {lax.min: jnp.inf, lax.max: -jnp.inf, lax.add: 0}
+    starts = tuple(jnp.asarray(neutral[f], operand.dtype) for f, operand in zip(how, operands, strict=True))
+    return lax.reduce(operands, starts, lambda a, b: tuple(f(*pair) for f, *pair in zip(how, a, b, strict=True)), axes)
+
+
+def _zeros(x: jax.Array, axes: tuple[int, ...], count: int) -> jax.Array:
+    if count > EXACT_IN_FLOAT32:
+        return jnp.sum(jnp.abs(x) < jnp.finfo(x.dtype).tiny, axis=axes, dtype=jnp.int32)
+    # |sign| is 0 or 1, and a sum of floats is exact as long as float32 counts.
+    return count - lax.reduce_sum(jnp.square(jnp.sign(x)), axes).astype(jnp.int32)
 
 
 def _nothing(shape: tuple[int, ...], dtype: np.dtype) -> State:
