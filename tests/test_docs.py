@@ -7,20 +7,17 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-SNIPPETS = [
-    pytest.param(code, id=f"{page.stem}-{i}")
-    for page in sorted(DOCS.glob("*.md"))
-    for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
-]
+PAGES = {page.stem: re.findall(r"```python\n(.*?)```", page.read_text(), re.S) for page in sorted(DOCS.glob("*.md"))}
 
 
-@pytest.mark.parametrize("code", SNIPPETS)
-def test_a_snippet_runs(code, tmp_path, monkeypatch, digits_store, capsys):
+@pytest.mark.parametrize("page", [page for page, snippets in PAGES.items() if snippets])
+def test_the_snippets_of_a_page_run_one_after_another(page, tmp_path, monkeypatch, digits_store, capsys):
     shutil.copytree(digits_store, tmp_path / "runs/digits/digits.zarr")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "snippet", "exec"), {})
-    if "print(" in code:
-        assert "sample" in capsys.readouterr().out
+    names = {}
+    for snippet in PAGES[page]:
+        exec(compile(snippet, f"{page}.md", "exec"), names)
+        assert ("print(" in snippet) == bool(capsys.readouterr().out)
 
 
 def test_links_between_pages_lead_somewhere():

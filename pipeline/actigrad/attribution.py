@@ -42,7 +42,8 @@ def patch(loss: Callable[..., Any], site: str) -> Callable[..., Any]:
     """The loss as a function of the value at one site: `(value, params, batch, ...)` to what the loss returns.
 
     What the site would have held is computed and dropped; what depends on it sees `value`. In a loop, `value` has the
-    `layer` axis in front and every iteration gets its own. (Activation patching; with zeros: ablation.)
+    `layer` axis in front and every iteration gets its own. (Activation patching; with zeros: ablation.) Cost: that of
+    the loss.
 
     Args:
         loss: as for `actigrad.capture`.
@@ -107,7 +108,8 @@ def smooth_gradients(
 ) -> Callable[..., Frame]:
     """`(params, batch, key)` to a `Frame` of gradients averaged over noisy copies of the batch (SmoothGrad).
 
-    The frame holds the loss and the gradients, of sites and inputs; it has no activations, `aux` or `visited`.
+    The frame holds the loss and the gradients, of sites and inputs; it has no activations, `aux` or `visited`. Cost:
+    the time of one capture a copy, the memory of two frames.
 
     Args:
         loss: as for `actigrad.capture`.
