@@ -76,8 +76,8 @@ class Report:
 def check(loss: Callable[..., Any], params: Any, batch: Any, *, sites: Patterns = "**", seed: int = 0) -> Report:
     """Verify capture on a model.
 
-    Cost: one capture, and a few forward passes a site, so that a hundred sites take a hundred times the loss; the memory
-    of all activations and gradients of the batch.
+    Cost: one capture, and a few forward passes a site, so that a hundred sites take hundreds of times the loss; the
+    memory of all activations and gradients of the batch.
 
     Args:
         loss: as for `capture`.

@@ -14,8 +14,8 @@ identity with a derivative of its own: adding a zero would lose -0.0, upcast bfl
 activation's size alive.
 
 Cost: one forward and one backward pass, as `jax.value_and_grad`, and the memory of what is returned. With `reduce=`, a
-gradient is reduced inside the backward pass, so only the reduction's state leaves it, loops included. Time, compile time
-and temporary memory over the plain step's are measured by `scripts/bench/capture.py`; docs/benchmarks.md has the ratios.
+gradient is reduced inside the backward pass, so only the reduction's state leaves it, loops included. Time, compile
+time and temporary memory over the plain step's are measured by `scripts/bench/capture.py`; docs/benchmarks.md has them.
 
 Limits: no callbacks; reverse-mode only, so sites inside a `while_loop` or a custom rule have no gradient (said in
 `frame.missing`). Side effects happen as often as in the plain call.
