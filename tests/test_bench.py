@@ -14,6 +14,8 @@ def test_the_capture_benchmark_measures_every_variant(root, tmp_path):
     variants = ["everything", "summaries", "no gradients", "summaries apart", "one sum"]
     assert [row["variant"] for row in rows] == variants
     for row in rows:
-        assert all(math.isfinite(row[key]) and row[key] > 0 for key in ("time", "time_low", "time_high", "compile_time"))
+        assert all(
+            math.isfinite(row[key]) and row[key] > 0 for key in ("time", "time_low", "time_high", "compile_time")
+        )
         assert row["model"] == "MLP 2x32"
         assert f"{row['time']:.2f}" in done.stdout
