@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actigrad.errors import StoreError
-from actigrad.grid import BLOCK_BYTES, block_rows, blocks, chunk_indices, validate_region
+from actigrad.grid import (
+    BLOCK_BYTES,
+    PASSING_BYTES,
+    SEGMENT_BYTES,
+    block_rows,
+    blocks,
+    chunk_indices,
+    segment_rows,
+    validate_region,
+)
 
 
 @given(st.integers(0, 500), st.integers(1, 70))
@@ -15,12 +24,27 @@ def test_blocks_cover_every_row_once(n, rows):
     assert covered == list(range(n))
 
 
-@given(st.integers(1, 10**7), st.integers(1, 4096), st.integers(1, 10**8))
-def test_a_block_is_whole_batches_within_the_target_or_one(n, batch, row_bytes):
-    rows = block_rows(n, batch, row_bytes)
+SIZES = st.integers(1, 10**8)
+
+
+@given(st.integers(0, 10**7), st.integers(1, 4096), SIZES, SIZES)
+def test_a_segment_is_whole_batches_within_the_targets_or_one(n, batch, stored, passing):
+    rows = segment_rows(n, batch, stored, passing)
+    assert rows % batch == 0
+    assert rows == batch or (rows * stored <= SEGMENT_BYTES and rows * passing <= PASSING_BYTES)
+    assert rows == batch or rows < 2 * n
+    # Twice as many would be too many: for a target, or because they are all already.
+    assert rows >= n or 2 * rows * stored > SEGMENT_BYTES or 2 * rows * passing > PASSING_BYTES
+
+
+@given(st.integers(0, 30), st.integers(1, 4096), SIZES)
+def test_a_block_is_whole_batches_within_the_target_or_one_and_whole_blocks_make_a_segment(power, batch, row_bytes):
+    segment = 2**power * batch
+    rows = block_rows(segment, batch, row_bytes)
     assert rows % batch == 0
     assert rows == batch or rows * row_bytes <= BLOCK_BYTES
-    assert rows < n + batch
+    assert segment % rows == 0
+    assert rows == segment or 2 * rows * row_bytes > BLOCK_BYTES
 
 
 @st.composite

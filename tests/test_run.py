@@ -1,17 +1,24 @@
 """The run: what stands in the store is what NumPy makes of the model, however the run went."""
 
+import itertools
+import shutil
+
 import jax
 import numpy as np
 import pytest
 import xarray
 
 import actigrad
+from actigrad import grid
 from actigrad.config import Config
 from actigrad.errors import CaptureError, ConfigError, StoreError
 from actigrad.job import load
+from actigrad.journal import journal_path, read_commits
 from actigrad.metrics import METRICS
+from actigrad.record import StepCapture
 from actigrad.run import run
 from actigrad.store import open_store
+from actigrad.writer import Writer
 
 MODEL = """
 import flax.nnx as nnx, jax, jax.numpy as jnp, numpy as np
@@ -182,6 +189,80 @@ def test_a_run_that_is_repeated_writes_the_same_bytes(made, tmp_path):
     again = open_store(run(load(config(tmp_path / "again.zarr"))).store)
     for node in tree.subtree:
         xarray.testing.assert_identical(node.to_dataset(), again[node.path].to_dataset()) if node.path != "/" else None
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """A run ends here."""
+
+
+@pytest.fixture
+def one_batch_a_segment(monkeypatch):
+    monkeypatch.setattr(grid, "SEGMENT_BYTES", 1)
+
+
+def stop_after(monkeypatch, commits):
+    """The run dies after so many commits; the ones before are on the disk."""
+    count, commit = itertools.count(1), Writer.commit
+
+    def dying(self, *args):
+        commit(self, *args)
+        if next(count) == commits:
+            self.flush()
+            raise Stopped
+
+    monkeypatch.setattr(Writer, "commit", dying)
+
+
+@pytest.mark.parametrize("commits", range(1, 9))
+def test_a_run_goes_on_in_the_middle_of_a_step_and_captures_only_what_is_missing(
+    commits, tmp_path, monkeypatch, one_batch_a_segment, made
+):
+    job = load(config(tmp_path / "stopped.zarr"))
+    assert job.template().segment == 4
+    with monkeypatch.context() as patch:
+        stop_after(patch, commits)
+        with pytest.raises(Stopped):
+            run(job)
+    there = read_commits(job.config.store.path)
+    assert sum(there.values()) == N * (commits // 3) + 4 * (commits % 3)
+    captured, frames = [], StepCapture.frames
+
+    def counted(self, *args):
+        for one in frames(self, *args):
+            captured.append(one[0])
+            yield one
+
+    monkeypatch.setattr(StepCapture, "frames", counted)
+    result = run(load(config(tmp_path / "stopped.zarr")), resume=True)
+    assert len(captured) == 9 - commits
+    assert result.resumed == commits // 3
+    _, _, expected = made
+    found = open_store(result.store)
+    for node in expected.subtree:
+        for name, array in node.data_vars.items():
+            assert array.values.tobytes() == found[node.path][name].values.tobytes(), (node.path, name)
+
+
+def test_a_complete_store_whose_journal_was_deleted_is_still_complete(made, tmp_path):
+    _, result, _ = made
+    path = tmp_path / "copy.zarr"
+    shutil.copytree(result.store, path)
+    assert run(load(config(result.store)), resume=True).resumed == 3
+    copied = load(config(path))
+    assert run(copied, resume=True).resumed == 3
+    with pytest.raises(StoreError, match="differs in its config, weights"):
+        run(load(config(tmp_path / "copy.zarr", seed=1)), resume=True)
+
+
+def test_a_store_of_which_nothing_was_committed_is_begun_anew(tmp_path, monkeypatch):
+    job = load(config(tmp_path / "x.zarr"))
+    with monkeypatch.context() as patch:
+        patch.setattr(StepCapture, "record", lambda *args, **kwargs: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
+            run(job)
+    shutil.rmtree(journal_path(tmp_path / "x.zarr"))
+    assert run(job, resume=True).resumed == 0
+    assert open_store(tmp_path / "x.zarr").attrs["complete"]
 
 
 def test_resuming_a_complete_run_does_nothing(made):

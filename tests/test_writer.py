@@ -1,20 +1,19 @@
 """The writer: what it says is on the disk is on the disk."""
 
-import json
-import subprocess
-import sys
+import contextlib
+import itertools
+import threading
 
 import numpy as np
 import pytest
 import zarr
 
-from actigrad import writer
+from actigrad import journal, writer
 from actigrad.errors import StoreError
+from actigrad.journal import Journal, read_commits
 from actigrad.schema import ArraySpec, Template
-from actigrad.store import create_store, journal_path
+from actigrad.store import create_store
 from actigrad.writer import Writer
-
-PRINT = {"config": "a", "data": "b", "weights": "c"}
 
 
 @pytest.fixture
@@ -25,93 +24,104 @@ def path(tmp_path):
     return tmp_path / "run.zarr"
 
 
+@contextlib.contextmanager
+def writing(path):
+    with Journal(path) as opened, Writer(path, opened) as one:
+        yield one
+
+
 def values(path):
     return zarr.open_group(path, mode="r", use_consolidated=False)["group/values"][...]
 
 
 def test_what_was_committed_is_there_for_the_next_writer(path):
     block = np.asarray([[-0.0, np.nan, np.inf, 1e-45]], np.float32)
-    with Writer(path, PRINT) as one:
+    with writing(path) as one:
         one.put("group/values", [(0, 1), (0, 4)], block)
-        one.commit("first")
-        assert one.is_done("first")
+        one.commit(0, 4)
+        one.flush()
+        assert one.journal.rows(0) == 4
         assert one.bytes_written == 16
-    with Writer(path, PRINT) as two:
-        assert two.is_done("first")
-        assert not two.is_done("second")
+    assert read_commits(path) == {0: 4}
     assert values(path)[:1, :4].tobytes() == block.tobytes()
     assert np.isnan(values(path)[1]).all()
 
 
 def test_all_zero_blocks_are_written_and_not_left_to_the_fill_value(path):
-    with Writer(path, PRINT) as one:
+    with writing(path) as one:
         one.put("group/values", [(1, 2), (4, 8)], np.zeros((1, 4), np.float32))
-        one.commit("zeros")
     assert (path / "group/values/c/1/1").exists()
     assert not values(path)[1, 4:8].any()
 
 
 def test_a_region_that_shares_a_chunk_is_refused(path):
-    with Writer(path, PRINT) as one, pytest.raises(StoreError, match="group/values: rows 2:6"):
+    with writing(path) as one, pytest.raises(StoreError, match="group/values: rows 2:6"):
         one.put("group/values", [(0, 1), (2, 6)], np.zeros((1, 4), np.float32))
 
 
 def test_the_last_ragged_chunk_may_be_written(path):
-    with Writer(path, PRINT) as one:
+    with writing(path) as one:
         one.put("group/values", [(0, 1), (8, 10)], np.ones((1, 2), np.float32))
-        one.commit("ragged")
     assert values(path)[0, 8:].tolist() == [1, 1]
 
 
-def test_a_torn_journal_line_is_forgotten_and_the_rest_kept(path):
-    with Writer(path, PRINT) as one:
-        one.commit("a")
-    with journal_path(path).open("ab") as journal:
-        journal.write(b'{"done": "b')
-    with Writer(path, PRINT) as two:
-        assert two.is_done("a")
-        assert not two.is_done("b")
-        two.commit("c")
-    lines = [json.loads(line) for line in journal_path(path).read_text().splitlines()]
-    assert lines == [{"fingerprint": PRINT}, {"done": "a"}, {"done": "c"}]
+def failing(monkeypatch, at=0):
+    """Syncing a file fails, from the given one on."""
+    count = itertools.count()
 
-
-def test_another_run_s_store_is_refused_naming_what_differs(path):
-    Writer(path, PRINT).close()
-    with pytest.raises(StoreError, match="its data, weights differ"):
-        Writer(path, PRINT | {"data": "x", "weights": "y"})
-
-
-def test_a_second_process_is_refused_while_the_first_writes(path):
-    script = f"from actigrad.writer import Writer; Writer({str(path)!r}, {PRINT!r})"
-    with Writer(path, PRINT):
-        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "another process is writing" in run.stderr
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
-
-
-def test_a_write_that_fails_in_a_thread_is_told_at_the_commit_and_not_journaled(path, monkeypatch):
     def full(path):
-        raise OSError(28, "No space left on device")
+        if next(count) >= at:
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "_sync", full)
-    with Writer(path, PRINT) as one:
-        one.put("group/values", [(0, 1), (0, 4)], np.zeros((1, 4), np.float32))
+    monkeypatch.setattr(writer, "sync", full)
+
+
+def test_a_write_that_fails_in_a_thread_is_told_and_neither_it_nor_what_follows_is_journaled(path, monkeypatch):
+    failing(monkeypatch, at=1)
+    monkeypatch.setattr(writer, "THREADS", 1)
+    with Journal(path) as opened:
+        one = Writer(path, opened)
+        for start in (0, 4):
+            one.put("group/values", [(0, 1), (start, start + 4)], np.zeros((1, 4), np.float32))
+            one.commit(0, start + 4)
         with pytest.raises(StoreError, match=r"No space left on device.*--resume"):
-            one.commit("first")
-    monkeypatch.undo()
-    with Writer(path, PRINT) as two:
-        assert not two.is_done("first")
+            one.flush()
+        with pytest.raises(StoreError, match="No space left"):
+            one.commit(1, 4)
+        with pytest.raises(StoreError, match="No space left"):
+            one.close()
+    assert read_commits(path) == {0: 4}
+
+
+def test_a_failure_is_told_at_the_end_at_the_latest_and_hides_no_other_error(path, monkeypatch):
+    failing(monkeypatch)
+    block = np.zeros((1, 4), np.float32)
+    with pytest.raises(StoreError, match="No space left"), writing(path) as one:
+        one.put("group/values", [(0, 1), (0, 4)], block)
+    with pytest.raises(ValueError, match="mine"), writing(path) as one:  # noqa: PT012 - the second error is the test
+        one.put("group/values", [(0, 1), (0, 4)], block)
+        raise ValueError("mine")
+
+
+def test_commits_are_journaled_in_order_and_only_after_their_blocks(path, monkeypatch):
+    gate, sync = threading.Event(), journal.sync
+    monkeypatch.setattr(writer, "sync", lambda path: (gate.wait(30), sync(path)))
+    with writing(path) as one:
+        one.put("group/values", [(0, 1), (0, 4)], np.zeros((1, 4), np.float32))
+        one.commit(0, 4)
+        one.commit(1, 0)
+        assert read_commits(path) == {}
+        gate.set()
+        one.flush()
+        assert read_commits(path) == {0: 4, 1: 0}
 
 
 def test_the_queue_is_bounded_in_bytes(path, monkeypatch):
-    import threading
-
     monkeypatch.setattr(writer, "QUEUE_BYTES", 32)
-    gate, sync = threading.Event(), writer._sync
-    monkeypatch.setattr(writer, "_sync", lambda path: (gate.wait(30), sync(path)))
+    gate, sync = threading.Event(), journal.sync
+    monkeypatch.setattr(writer, "sync", lambda path: (gate.wait(30), sync(path)))
     block = np.zeros((1, 4), np.float32)
-    with Writer(path, PRINT) as one:
+    with writing(path) as one:
         for step in (0, 1):
             one.put("group/values", [(step, step + 1), (0, 4)], block)
         third = threading.Thread(target=one.put, args=("group/values", [(0, 1), (4, 8)], block))
@@ -121,5 +131,6 @@ def test_the_queue_is_bounded_in_bytes(path, monkeypatch):
         gate.set()
         third.join(30)
         assert not third.is_alive()
-        one.commit("all")
-    assert one.bytes_written == 48
+        one.commit(0, 8)
+        one.flush()
+        assert one.bytes_written == 48

@@ -122,6 +122,30 @@ def info(store: StorePath) -> None:
 
 
 @app.command()
+def verify(store: StorePath) -> None:
+    """Read every chunk against its checksum, and the journal. Exit 1 when anything is missing or damaged."""
+    from actigrad.progress import Bars, print_verification
+    from actigrad.verification import verify as read_all
+
+    with _stoppable("Nothing was changed."), Bars() as bars:
+        found = read_all(store, bars.counting("chunks", "chunk"))
+    print_verification(store, found)
+    raise typer.Exit(1 if found.damages else 0)
+
+
+@app.command()
+def repair(store: StorePath) -> None:
+    """Capture again what is missing or damaged in a store, and nothing else. Run it where the run was run."""
+    from actigrad.repair import repair as mend
+
+    with _stoppable("What was repaired so far is on the disk; run it again."):
+        done = mend(store, told=lambda what: print(what, file=sys.stderr))
+    chunks = f"{done.regions} chunk{'s' * (done.regions != 1)}"
+    steps = f", captured at step {', '.join(map(str, done.steps))}" if done.steps else ""
+    print(f"{chunks} written again{steps}" if done.damages else "nothing is damaged")
+
+
+@app.command()
 def report(
     store: StorePath,
     output: Annotated[Path | None, typer.Option(help="The HTML file; report.html beside the store by default.")] = None,

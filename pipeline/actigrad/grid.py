@@ -1,11 +1,14 @@
 """Grid: chunks, blocks and regions, in plain integers.
 
 An *offset* counts elements, an *index* counts chunks. A *block* is what one write owns: a whole number of chunks along
-the sample axis and everything along the others, so that no two writes ever touch one chunk.
+the sample axis and everything along the others, so that no two writes ever touch one chunk. A *segment* is what one
+commit tells of: a whole number of blocks of every array.
 
     >>> blocks(10, 4)
     [(0, 4), (4, 8), (8, 10)]
-    >>> block_rows(n=1797, batch=256, row_bytes=8192)
+    >>> segment_rows(n=1797, batch=256, stored_row_bytes=60_000, passing_row_bytes=200_000)
+    2048
+    >>> block_rows(segment=2048, batch=256, row_bytes=8192)
     1024
     >>> chunk_indices([(0, 1), (4, 8), (0, 6)], (1, 4, 3))
     [(0, 1, 0), (0, 1, 1)]
@@ -18,6 +21,10 @@ from actigrad.errors import StoreError
 
 BLOCK_BYTES = 8 * 2**20
 """Aim for a write: below 4 MiB a file costs more than its bytes, above 16 MiB a reader of one sample pays for many."""
+SEGMENT_BYTES = 256 * 2**20
+"""Aim for what is written between two commits: it is held in memory until its blocks are whole."""
+PASSING_BYTES = 16 * 2**30
+"""Aim for what is captured between two commits: what a kill costs at most."""
 
 Region = Sequence[tuple[int, int]]
 
@@ -27,10 +34,24 @@ def blocks(n: int, rows: int) -> list[tuple[int, int]]:
     return [(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
-def block_rows(n: int, batch: int, row_bytes: int) -> int:
-    """Rows of a block: as many whole batches as stay within `BLOCK_BYTES`, at least one, at most all."""
-    batches = max(1, BLOCK_BYTES // max(1, batch * row_bytes))
-    return min(batches * batch, -(-n // batch) * batch) if n else batch
+def segment_rows(n: int, batch: int, stored_row_bytes: int, passing_row_bytes: int) -> int:
+    """Rows between two commits: a power of two of batches, of which so many bytes are stored and captured a row."""
+    batches = min(SEGMENT_BYTES // max(1, batch * stored_row_bytes), PASSING_BYTES // max(1, batch * passing_row_bytes))
+    enough = 1 << max(0, -(-n // batch) - 1).bit_length()
+    return min(_power_of_two(batches), enough) * batch
+
+
+def block_rows(segment: int, batch: int, row_bytes: int) -> int:
+    """Rows of a block: a power of two of batches within `BLOCK_BYTES`, at least one, at most a segment.
+
+    Powers of two, because then the blocks of every array make up whole segments.
+    """
+    return min(_power_of_two(BLOCK_BYTES // max(1, batch * row_bytes)) * batch, segment)
+
+
+def _power_of_two(n: int) -> int:
+    """The largest that is not above `n`, at least 1."""
+    return 1 << max(0, n.bit_length() - 1)
 
 
 def chunk_indices(region: Region, chunks: Sequence[int]) -> list[tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """Progress: bars with rates and time left, and the tables that the command line prints."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from actigrad.checking import Report
     from actigrad.estimate import Estimate, MemoryEstimate
     from actigrad.run import Result
+    from actigrad.verification import Verification
 
 
 class _Rate(ProgressColumn):
@@ -55,6 +56,17 @@ class Bars:
         """A new bar."""
         self._bars.start()
         return self._bars.add_task(task, total=total, unit=unit)
+
+    def counting(self, task: str, unit: str) -> Callable[[int, int], None]:
+        """A function of (done, total) that moves a bar of its own."""
+        handle = None
+
+        def move(done: int, total: int) -> None:
+            nonlocal handle
+            handle = self.start(task, total, unit) if handle is None else handle
+            self._bars.update(handle, completed=done)
+
+        return move
 
     def advance(self, handle: Any, n: int = 1) -> None:
         """`n` units are done."""
@@ -171,6 +183,24 @@ def print_report(report: "Report") -> None:
     if report.unreached:
         print(f"no derivative reaches the loss from: {', '.join(report.unreached)}")
     print("capture is right here" if report.ok else "capture is WRONG here, or the model's own derivative rules are")
+
+
+def print_verification(store: Path, found: "Verification") -> None:
+    """What is wrong and where, or that nothing is; and what to do next."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("array", "where", "what"):
+        table.add_column(name, overflow="fold")
+    for damage in found.damages:
+        spans = "its metadata" if damage.region is None else ", ".join(f"{a}:{b}" for a, b in damage.region)
+        table.add_row(Text(damage.array), spans, Text(damage.what))
+    if found.damages:
+        Console(soft_wrap=True).print(table)
+    state = "complete" if found.complete else "incomplete"
+    print(f"{store} is {state}; {found.chunks} chunks read, {decimal(found.bytes)}, {len(found.damages)} wrong")
+    if found.damages:
+        print(f"capture them again: actigrad repair {store}")
+    elif not found.complete:
+        print("finish it: actigrad run CONFIG --resume")
 
 
 def print_tree(sites: Sequence[Site], rest: Work, traced: int) -> None:

@@ -1,21 +1,23 @@
 """Record: everything that is kept of one step, captured batch by batch and queued for the disk.
 
-    recorder = Recorder(job)
-    recorder.record(writer, step, params_before, params, advance)
+    step_capture = StepCapture(job)
+    step_capture.record(sink, step, params_before, params)
 
 The device never waits for the host: batch i + 1 is dispatched before batch i is copied, and copies are asynchronous.
-Summaries of batches are merged on the host; rows of whole arrays are gathered until they make a block.
+Summaries of batches are merged on the host; rows of whole arrays are gathered until they make a block. After each
+segment of samples the sink is told, with all that goes on into the next one: from there a killed run resumes.
 """
 
+import io
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from actigrad import reduce as reductions
-from actigrad.grid import blocks
+from actigrad.grid import Region, blocks
 from actigrad.job import Batch, Job, named_leaves
 from actigrad.metrics import METRICS, SPECIAL
 from actigrad.per_sample import sample_gradient_norms
@@ -23,7 +25,6 @@ from actigrad.reduce import Full, Histogram, Summary
 from actigrad.schema import Plan, Template, site_group, with_codecs
 from actigrad.sites import exactly
 from actigrad.transform import Frame, capture
-from actigrad.writer import Writer
 
 SPARSE_SHARE = 0.3
 """From this share of zeros on, zstd is denser than a plain array by more than it costs (docs/store.md)."""
@@ -58,7 +59,18 @@ def make_capture(job: Job, loss: Callable[..., Any], *, whole: bool, dtype: str 
     )
 
 
-class Recorder:
+@runtime_checkable
+class Sink(Protocol):
+    """Where blocks go."""
+
+    def put(self, array: str, region: Region, block: np.ndarray) -> None:
+        """One block."""
+
+    def commit(self, step: int, rows: int, state: bytes | None) -> None:
+        """All blocks of the first `rows` samples of `step` were put; `state` is what goes on from there."""
+
+
+class StepCapture:
     """Captures one step at a time; holds what is the same at all of them."""
 
     def __init__(self, job: Job):
@@ -82,27 +94,60 @@ class Recorder:
                     sparse.add(f"{site_group(plan.site.path)}/full/{quantity}")
         return sparse
 
-    def record(self, writer: Writer, step: int, before: Any, params: Any, advance) -> None:
-        """Capture all samples at one step and queue everything that is kept of them."""
-        write = _StepWriter(writer, self.template, self.job.config.steps, step)
+    def record(
+        self,
+        sink: Sink,
+        step: int,
+        before: Any,
+        params: Any,
+        *,
+        done: int = 0,
+        until: int | None = None,
+        state: bytes | None = None,
+        advance: Callable[[int], None] = lambda samples: None,
+    ) -> None:
+        """Capture the samples of one step from `done` on, and put everything that is kept of them.
+
+        Args:
+            sink: where it goes.
+            step: how many updates were made.
+            before: the params one update before.
+            params: the params.
+            done: how many samples were committed before, whole segments.
+            until: stop after so many samples, whole segments; then nothing is put that is of all samples together.
+            state: what was handed to that commit.
+            advance: told how many samples were captured.
+        """
+        write = _StepWriter(sink, self.template, self.job.config.steps, step)
         whole = any(write.has(f"{site_group(p.site.path)}/full/{q}") for p in self.plans for q in p.full)
-        keeper = _Keeper(self.plans, write, whole)
-        gradient_sum = None
-        for (start, stop), batch, frame in _one_ahead(
-            self.frames(params, self.capture_full if whole else self.capture_summary)
-        ):
+        keeper = _Keeper(self.plans, write)
+        if state is not None:
+            keeper.restore(state, params)
+        n, segment = len(self.job.rows), self.template.segment
+        until = n if until is None else min(until, n)
+        captured = self.capture_full if whole else self.capture_summary
+        for (start, stop), batch, frame in _one_ahead(self.frames(params, captured, done, until)):
             keeper.take(frame, start)
             self.take_samples(write, params, batch, frame, start)
             self.take_inputs(write, batch, frame, start)
-            gradient_sum = _add_trees(gradient_sum, frame.parameter_gradients)
             advance(stop - start)
+            if stop % segment == 0 and stop < n:
+                write.close()
+                sink.commit(step, stop, keeper.saved())
+        if until < n:
+            return
         keeper.close()
-        self.take_parameters(write, before, params, gradient_sum)
+        self.take_parameters(write, before, params, keeper.gradient_sum)
         write.close()
+        sink.commit(step, n, None)
 
-    def frames(self, params: Any, captured) -> Iterator[tuple[tuple[int, int], Batch, Frame]]:
-        """Dispatch batch after batch; what is yielded may still be on its way."""
+    def frames(
+        self, params: Any, captured: Callable[..., Frame], done: int, until: int
+    ) -> Iterator[tuple[tuple[int, int], Batch, Frame]]:
+        """Dispatch batch after batch of the samples from `done` to `until`; what is yielded may still be on its way."""
         for start, stop in blocks(len(self.job.rows), self.job.config.data.batch_size):
+            if not done <= start < until:
+                continue
             batch = self.job.batch(start, stop)
             frame = captured(params, batch)
             for leaf in jax.tree.leaves(
@@ -150,11 +195,12 @@ class Recorder:
 
 
 class _Keeper:
-    """Gathers what the sites' frames bring during one step."""
+    """Gathers what the frames of one step bring."""
 
-    def __init__(self, plans: tuple[Plan, ...], write: "_StepWriter", whole: bool):
-        self.plans, self.write, self.whole = plans, write, whole
-        self.states: dict[tuple[str, str, str], Any] = {}
+    def __init__(self, plans: tuple[Plan, ...], write: "_StepWriter"):
+        self.plans, self.write = plans, write
+        self.states: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+        self.gradient_sum: Any = None
 
     def take(self, frame: Frame, start: int) -> None:
         """One batch: states are merged, whole arrays are queued."""
@@ -169,6 +215,27 @@ class _Keeper:
                     axis = plan.site.dims.index("sample")
                     array = f"{site_group(plan.site.path)}/full/{quantity}"
                     self.write.rows(array, np.asarray(state["full"], np.float32), start, axis)
+        self.gradient_sum = _add_trees(self.gradient_sum, frame.parameter_gradients)
+
+    def saved(self) -> bytes:
+        """What goes on into the next segment; read back, it gives the same bits as if nothing had been saved."""
+        arrays = {"|".join((*key, leaf)): value for key, state in self.states.items() for leaf, value in state.items()}
+        arrays |= {f"gradient|{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.gradient_sum))}
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+    def restore(self, saved: bytes, params: Any) -> None:
+        """The opposite of `saved`; `params` tells the structure of the gradients."""
+        with np.load(io.BytesIO(saved), allow_pickle=False) as arrays:
+            gradients = [arrays[f"gradient|{i}"] for i in range(sum(key.startswith("gradient|") for key in arrays))]
+            for key in arrays:
+                if not key.startswith("gradient|"):
+                    path, quantity, name, leaf = key.rsplit("|", 3)
+                    self.states.setdefault((path, quantity, name), {})[leaf] = arrays[key]
+        if gradients:
+            moves = lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None
+            self.gradient_sum = jax.tree.unflatten(jax.tree.structure(jax.tree.map(moves, params)), gradients)
 
     def close(self) -> None:
         """All batches are in: write the summaries."""
@@ -186,8 +253,8 @@ class _Keeper:
 class _StepWriter:
     """Puts the arrays of one step where the template says, gathering rows until they make a whole block."""
 
-    def __init__(self, writer: Writer, template: Template, steps: tuple[int, ...], step: int):
-        self.writer, self.template, self.steps, self.step = writer, template, steps, step
+    def __init__(self, sink: Sink, template: Template, steps: tuple[int, ...], step: int):
+        self.sink, self.template, self.steps, self.step = sink, template, steps, step
         self.waiting: dict[str, tuple[int, int, list[np.ndarray]]] = {}
 
     def has(self, array: str) -> bool:
@@ -199,7 +266,7 @@ class _StepWriter:
         """All of one step."""
         spec, at = self.template.arrays[array], self._index(array)
         values = np.asarray(values, spec.dtype).reshape(spec.shape[1:])
-        self.writer.put(array, [(at, at + 1), *((0, size) for size in spec.shape[1:])], values[None])
+        self.sink.put(array, [(at, at + 1), *((0, size) for size in spec.shape[1:])], values[None])
 
     def rows(self, array: str, values: np.ndarray, start: int, axis: int = 0) -> None:
         """Some samples of one step; rows come in order."""
@@ -221,7 +288,7 @@ class _StepWriter:
         at, spec = self._index(array), self.template.arrays[array]
         region = [(0, size) for size in spec.shape[1:]]
         region[axis] = (first, first + block.shape[axis])
-        self.writer.put(array, [(at, at + 1), *region], block.astype(spec.dtype, copy=False)[None])
+        self.sink.put(array, [(at, at + 1), *region], block.astype(spec.dtype, copy=False)[None])
 
     def _index(self, array: str) -> int:
         return self.steps.index(self.step) if self.template.arrays[array].shape[0] == len(self.steps) else 0

@@ -4,11 +4,14 @@
     result = run(load(config), resume=True)          # goes on where a killed run stopped, and ends with the same bytes
 
 The device never waits for the disk: batch i + 1 is dispatched before batch i is copied, copies are asynchronous, and
-blocks go to writer threads through a queue bounded in bytes. A step is the unit that is committed: after a kill, the
-step that was under way is captured again, and no other.
+blocks go to writer threads through a queue bounded in bytes. A segment of samples is what is committed: after a kill,
+the segment that was under way is captured again, and no other.
 """
 
 import platform
+import signal
+import sys
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,11 +21,15 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
+from actigrad.errors import StoreError
+from actigrad.grid import Region
 from actigrad.job import Job
-from actigrad.record import Recorder
+from actigrad.journal import Journal
+from actigrad.record import StepCapture
 from actigrad.schema import SCHEMA_VERSION, work_attrs
-from actigrad.store import create_store, disk_usage, finalize_store, has_commits, journal_path
+from actigrad.store import check_absent, create_store, disk_usage, finalize_store, is_store, read_attributes
 from actigrad.writer import Writer
 
 
@@ -66,30 +73,100 @@ def run(job: Job, *, resume: bool = False, overwrite: bool = False, progress: Pr
 
     Raises:
         StoreError: when the store exists and neither flag is given, belongs to another run, or cannot be written.
+        KeyboardInterrupt: after Ctrl-C, when the segment under way is committed; at once after the second.
     """
-    began, path = time.monotonic(), job.config.store.path
+    began, path, n = time.monotonic(), job.config.store.path, len(job.rows)
     told = progress or Silent()
-    recorder = Recorder(job)
-    if not (resume and has_commits(path)):
-        # Killed before its first commit, a store may lack anything: it is begun anew.
-        begun = resume and journal_path(path).exists()
-        create_store(path, recorder.template, _attributes(job), overwrite=overwrite or begun)
-    steps = job.config.steps
-    with Writer(path, job.fingerprint()) as writer:
-        there = [step for step in steps if writer.is_done(f"step {step}")]
+    capture, steps = StepCapture(job), job.config.steps
+    if not resume:
+        check_absent(path, overwrite=overwrite)
+    with Journal(path) as journal:
+        if not (resume and _goes_on(path, journal, job)):
+            create_store(path, capture.template, _attributes(job), overwrite=resume or overwrite)
+            journal.begin(job.fingerprint())
+        there = [step for step in steps if journal.rows(step) == n]
+        samples_there = sum(journal.rows(step) for step in steps)
         if len(there) < len(steps):
             bar = told.start("steps", len(steps), "step")
             told.advance(bar, len(there))
-            samples = told.start("samples", (len(steps) - len(there)) * len(job.rows), "sample")
-            for step, before, params in job.recorded():
-                if step not in there:
-                    recorder.record(writer, step, before, params, partial(told.advance, samples))
-                    writer.commit(f"step {step}")
-                    told.advance(bar)
+            samples = told.start("samples", len(steps) * n - samples_there, "sample")
+            with _Interrupt() as interrupt, Writer(path, journal) as writer:
+                sink = _Interruptible(writer, interrupt)
+                for step, before, params in job.recorded():
+                    if step not in there:
+                        done, state = journal.rows(step), journal.state(step)
+                        advance = partial(told.advance, samples)
+                        capture.record(sink, step, before, params, done=done, state=state, advance=advance)
+                        told.advance(bar)
+                writer.flush()
         finalize_store(path)
-    return Result(
-        path, len(recorder.plans), len(job.rows), len(steps), disk_usage(path), time.monotonic() - began, len(there)
-    )
+    seconds = time.monotonic() - began
+    return Result(path, len(capture.plans), n, len(steps), disk_usage(path), seconds, len(there))
+
+
+def _goes_on(path: Path, journal: Journal, job: Job) -> bool:
+    """Whether a store is there that this run can go on with; another run's is an error."""
+    if not journal.begun:
+        # Killed before its first commit, a store may lack anything, and is begun anew; so it is where its journal was
+        # deleted, unless it is complete.
+        if not (is_store(path) and (attrs := read_attributes(path)).get("complete")):
+            return False
+        theirs = attrs["fingerprint"]
+        journal.begin(theirs)
+        for step in job.config.steps:
+            journal.commit(step, len(job.rows))
+    else:
+        theirs = journal.fingerprint()
+    ours = job.fingerprint()
+    differs = [part for part in ours if theirs.get(part) != ours[part]]
+    if differs:
+        raise StoreError(
+            f"the store {path} was begun by another run, which differs in its {', '.join(differs)}. Resume with what "
+            "it was begun with, or start over: --overwrite."
+        )
+    return True
+
+
+class _Interrupt:
+    """Ctrl-C asks the loop to stop where it can go on from; the second stops at once.
+
+    Elsewhere than in the main thread signals are not ours.
+    """
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self) -> "_Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "before"):
+            signal.signal(signal.SIGINT, self.before)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nStopping when the samples under way are on the disk; Ctrl-C again stops now.", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class _Interruptible:
+    """A writer that stops after a commit when that was asked for."""
+
+    writer: Writer
+    interrupt: _Interrupt
+
+    def put(self, array: str, region: Region, block: np.ndarray) -> None:
+        self.writer.put(array, region, block)
+
+    def commit(self, step: int, rows: int, state: bytes | None) -> None:
+        self.writer.commit(step, rows, state)
+        if self.interrupt.asked:
+            self.writer.flush()
+            raise KeyboardInterrupt
 
 
 def _attributes(job: Job) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from actigrad.config import CaptureRule, Config
 from actigrad.errors import CaptureError
-from actigrad.grid import BLOCK_BYTES, block_rows
+from actigrad.grid import BLOCK_BYTES, block_rows, segment_rows
 from actigrad.metrics import METRICS, SPECIAL, bin_edges
 from actigrad.sites import Site, Work, choose
 
@@ -81,11 +81,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Template:
-    """A whole store without values: groups' attributes, arrays, and the coordinates that are known beforehand."""
+    """A whole store without values.
+
+    Attributes:
+        groups: attributes by path.
+        arrays: specs by path.
+        coords: the values of coordinates, which are known beforehand.
+        segment: samples between two commits, whole blocks of every array.
+    """
 
     groups: dict[str, dict[str, Any]]
     arrays: dict[str, ArraySpec]
     coords: dict[str, Any]
+    segment: int = 1
 
     @property
     def nbytes(self) -> int:
@@ -138,7 +146,8 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
         tensors: names, shapes of the model's inputs and parameters, and whether the loss predicts.
     """
     n = len(next(iter(samples.values())))
-    steps, arrays, groups = config.steps, _Arrays(), {}
+    segment = segment_rows(n, config.data.batch_size, *_row_bytes(plans, tensors, config))
+    steps, arrays, groups = config.steps, _Arrays(segment), {}
     arrays.coord("samples/sample", ("sample",), list(range(n)), {"long_name": "position in the captured data"})
     arrays.coord("samples/step", ("step",), steps, {"long_name": "training updates done", "units": "1"})
     for name, values in samples.items():
@@ -163,7 +172,15 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
         for path, shape in tensors.parameters.items():
             groups[site_group(path, "parameters")] = {"path": path, "shape": list(shape)}
             _add_parameter(arrays, site_group(path, "parameters"), shape, config)
-    return Template(groups, arrays.specs, arrays.values)
+    return Template(groups, arrays.specs, arrays.values, segment)
+
+
+def _row_bytes(plans: Sequence[Plan], tensors: "Tensors", config: Config) -> tuple[int, int]:
+    """Bytes of one sample at one step: what is stored of it, and what is captured of it."""
+    full = sum(4 * math.prod(plan.site.sample_shape) * len(plan.full) for plan in plans)
+    inputs = sum(8 * math.prod(shape) for shape, _ in tensors.inputs.values()) if config.inputs.keep == "full" else 0
+    passing = sum(4 * math.prod(plan.site.sample_shape) * len(plan.summary) for plan in plans)
+    return full + inputs, passing + inputs
 
 
 @dataclass(frozen=True)
@@ -184,7 +201,8 @@ class Tensors:
 class _Arrays:
     """Collects specs; the coords that an array needs come with it."""
 
-    def __init__(self):
+    def __init__(self, segment: int):
+        self.segment = segment
         self.specs: dict[str, ArraySpec] = {}
         self.values: dict[str, Any] = {}
 
@@ -199,7 +217,7 @@ class _Arrays:
         group = path.rpartition("/")[0]
         self.coord(f"{group}/step", ("step",), step, {"long_name": "training updates done", "units": "1"})
         sizes = {"step": len(step), **dims}
-        chunk = {"step": 1, **(chunks or {})}
+        chunk = {"step": 1, "sample": min(self.segment, dims.get("sample", 1)), **(chunks or {})}
         chunk_shape = tuple(max(1, chunk.get(dim, size)) for dim, size in sizes.items())
         self.specs[path] = ArraySpec(path, tuple(sizes), tuple(sizes.values()), chunk_shape, dtype, attrs, codec)
 
@@ -244,7 +262,7 @@ def _add_site(arrays: _Arrays, plan: Plan, config: Config, n: int) -> None:
     steps = config.steps if any(rule.steps == "all" for rule in plan.full.values()) else config.steps[-1:]
     for quantity, rule in plan.full.items():
         row_bytes = 4 * math.prod(plan.site.sample_shape)
-        rows = block_rows(n, config.data.batch_size, row_bytes)
+        rows = block_rows(arrays.segment, config.data.batch_size, row_bytes)
         name = LONG_NAMES.get(quantity) or _gradient_of("activation", config)
         attrs = {"long_name": name, "units": "1", "dtype": _kept_dtype(plan.site, rule)}
         codec = "rounded" if attrs["dtype"] == "bfloat16" else "plain"
@@ -298,7 +316,7 @@ def _add_input(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Conf
     named: dict[int, tuple[str, ...]] = {0: (), 1: ("position",), 2: ("y", "x")}
     names = named.get(between, tuple(f"d{i + 1}" for i in range(between)))
     sizes = dict(zip(("sample", *names, "neuron")[: len(shape) + 1], from_shape.shape, strict=True))
-    rows = block_rows(n, config.data.batch_size, 4 * math.prod(shape))
+    rows = block_rows(arrays.segment, config.data.batch_size, 4 * math.prod(shape))
     attrs = {"long_name": "input of the model", "units": "1"}
     arrays.add(f"{group}/value", sizes, step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs)
     if has_gradient:

@@ -9,14 +9,14 @@ are on, so a flipped bit is an error and not a wrong picture; every value that a
 error as well, never a fill value.
 """
 
-import fcntl
 import math
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import xarray
@@ -25,6 +25,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from actigrad.errors import StoreError
+from actigrad.journal import journal_path
 from actigrad.schema import SCHEMA_VERSION, ArraySpec, Template
 from actigrad.sites import Site, Work
 
@@ -36,39 +37,8 @@ CODECS = {
 """bytes-to-bytes codecs by kind of array; measured in docs/store.md."""
 
 
-def journal_path(store: str | Path) -> Path:
-    """The journal of a store, beside it: inside, Zarr would take it for damage."""
-    return Path(f"{store}.journal")
-
-
-def open_journal(store: str | Path) -> BinaryIO:
-    """The journal of a store, locked as long as it is open.
-
-    Raises:
-        StoreError: when another process holds it, or it cannot be written.
-    """
-    path = journal_path(store)
-    try:
-        journal = path.open("a+b")
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}. Choose another store.path.") from error
-    try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        journal.close()
-        told = f"another process is writing to {store}. Wait for it, or choose another store.path."
-        raise StoreError(told) from error
-    return journal
-
-
-def has_commits(store: str | Path) -> bool:
-    """Whether the journal of a store says that anything is in it."""
-    journal = journal_path(store)
-    return journal.exists() and b'{"done"' in journal.read_bytes()
-
-
 def create_store(path: str | Path, template: Template, attrs: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Create all groups and arrays of the template, and write its coordinates.
+    """Create all groups and arrays of the template, and write its coordinates; the journal is the caller's.
 
     Raises:
         StoreError: when something is there already, the directory cannot be written, or the disk is too small.
@@ -78,10 +48,8 @@ def create_store(path: str | Path, template: Template, attrs: Mapping[str, Any],
     check_space(path, template.nbytes)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open_journal(path) as journal:  # nobody writes to what is replaced here
-            if path.exists():
-                shutil.rmtree(path)
-            journal.truncate(0)
+        if path.exists():
+            shutil.rmtree(path)
         root = zarr.create_group(path, zarr_format=3, attributes=_json({**attrs, "complete": False}))
         for name in template.groups:
             root.require_group(name).update_attributes(_json(template.groups[name]))
@@ -137,6 +105,11 @@ def is_store(path: str | Path) -> bool:
         return False
 
 
+def read_attributes(path: str | Path) -> dict[str, Any]:
+    """The attributes of a store's root, as they are now and not as they were consolidated."""
+    return dict(zarr.open_group(path, mode="r", use_consolidated=False).attrs)
+
+
 def open_store(path: str | Path) -> xarray.DataTree:
     """The whole store as a lazy DataTree; an incomplete one opens too, with `attrs["complete"]` false.
 
@@ -148,7 +121,7 @@ def open_store(path: str | Path) -> xarray.DataTree:
         raise StoreError(f"there is no store at {path}. `actigrad run CONFIG` makes one at the config's store.path.")
     if not is_store(path):
         raise StoreError(f"{path} is not an actigrad store: it has no attribute 'actigrad_schema'.")
-    attrs = zarr.open_group(path, mode="r", use_consolidated=False).attrs
+    attrs = read_attributes(path)
     version = attrs["actigrad_schema"]
     if version != SCHEMA_VERSION:
         raise StoreError(f"{path} has schema {version}; this version of actigrad reads schema {SCHEMA_VERSION}.")
@@ -235,10 +208,31 @@ def finalize_store(path: str | Path) -> None:
         zarr.consolidate_metadata(path)
 
 
+def restore_metadata(path: str | Path, name: str, template: Template) -> None:
+    """Write the metadata of one array or group of a store as the template has them; no chunk is touched."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = zarr.create_group(folder, zarr_format=3)
+        if name in template.arrays:
+            _create_array(root, template.arrays[name], None)
+        else:
+            root.require_group(name).update_attributes(_json(template.groups.get(name, {})))
+        target = Path(path) / name / "zarr.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(folder) / name / "zarr.json", target)
+
+
+def write_coordinate(path: str | Path, spec: ArraySpec, values: Any) -> None:
+    """Write the values of one coordinate of a store again."""
+    array = zarr.open_group(path, mode="r+", use_consolidated=False)[spec.path]
+    array[...] = np.asarray(values, _numpy_dtype(spec))  # type: ignore[index]
+
+
+def _numpy_dtype(spec: ArraySpec) -> np.dtype:
+    return np.dtypes.StringDType() if spec.dtype == "string" else np.dtype(spec.dtype)
+
+
 def _create_array(root: zarr.Group, spec: ArraySpec, values: Any) -> None:
-    if spec.dtype == "string":
-        values = np.asarray(values, dtype=np.dtypes.StringDType())
-    dtype = values.dtype if spec.dtype == "string" else np.dtype(spec.dtype)
+    dtype = _numpy_dtype(spec)
     array = root.create_array(
         spec.path,
         shape=spec.shape,

@@ -1,0 +1,152 @@
+"""Repair: the damaged parts of a store captured again, and nothing else written.
+
+    repaired = repair("run.zarr")                # or repair(path, job), when references resolve only from elsewhere
+    repaired.regions                             # what was written
+
+A store holds the config that made it. The model, the data and the weights must be the same as then (the fingerprint
+tells); training is repeated up to the steps that are needed. Chunks that were whole are not touched. The new chunks
+hold the bytes that were lost where the machine computes as it did then.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actigrad.config import Config
+from actigrad.errors import StoreError
+from actigrad.grid import Region, chunk_indices
+from actigrad.job import Job, load
+from actigrad.journal import Journal
+from actigrad.record import StepCapture
+from actigrad.schema import Template
+from actigrad.store import finalize_store, read_attributes, restore_metadata, write_coordinate
+from actigrad.verification import Damage, verify
+from actigrad.writer import Writer
+
+Chunks = dict[str, set[tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What was done.
+
+    Attributes:
+        damages: what was found before.
+        regions: chunks that were written anew.
+        steps: the recorded steps that were captured for it.
+    """
+
+    damages: tuple[Damage, ...]
+    regions: int
+    steps: tuple[int, ...]
+
+
+def repair(path: str | Path, job: Job | None = None, *, told: Callable[[str], Any] = lambda what: None) -> Repaired:
+    """Find what is missing or damaged, and write it again.
+
+    Args:
+        path: the store.
+        job: the run that made it; by default loaded from the config that the store holds.
+        told: given a line about what is done next.
+
+    Raises:
+        StoreError: when another process writes to the store, or it was made by another run than `job` is now.
+        ConfigError: when the config's references do not resolve here.
+    """
+    path = Path(path)
+    with Journal(path) as journal:
+        told("reading every chunk")
+        found = verify(path)
+        if not found.damages:
+            return Repaired((), 0, ())
+        attrs = read_attributes(path)
+        job = job or load(Config.model_validate(attrs["config"], strict=False), "the store's config")
+        _check_fingerprint(path, attrs["fingerprint"], job)
+        capture = StepCapture(job)
+        broken = [damage.array for damage in found.damages if damage.region is None]
+        for name in broken:
+            restore_metadata(path, name, capture.template)
+        # Chunks of an array whose metadata were broken could not be read before.
+        damages = verify(path).damages if broken else found.damages
+        wanted = _wanted(damages, capture.template)
+        needed = _needed(wanted, capture.template, job)
+        with Writer(path, journal) as writer:
+            sink = _Only(writer, wanted)
+            for array in wanted:
+                if array in capture.template.coords:
+                    write_coordinate(path, capture.template.arrays[array], capture.template.coords[array])
+            for step, before, params in job.recorded() if needed else ():
+                if step in needed:
+                    told(f"capturing step {step} again")
+                    start, stop = needed[step]
+                    capture.record(sink, step, before, params, done=start, until=stop)
+                if step >= max(needed):
+                    break
+    left = verify(path).damages
+    if left:
+        raise StoreError(f"{path}: {len(left)} parts are still damaged; the first, {left[0].array}, is {left[0].what}.")
+    if found.complete:
+        finalize_store(path)
+    return Repaired(found.damages, sum(map(len, wanted.values())), tuple(sorted(needed)))
+
+
+def _check_fingerprint(path: Path, theirs: dict[str, str], job: Job) -> None:
+    ours = job.fingerprint()
+    differs = [part for part in ours if theirs.get(part) != ours[part]]
+    if differs:
+        raise StoreError(
+            f"{path} was made by a run that differs from what its config gives now in its {', '.join(differs)}, so "
+            "nothing can be captured again as it was. Restore that, or make the store again."
+        )
+
+
+def _wanted(damages: Iterable[Damage], template: Template) -> Chunks:
+    """The chunks to write, by array."""
+    wanted: Chunks = {}
+    for damage in damages:
+        assert damage.region is not None
+        chunks = chunk_indices(damage.region, template.arrays[damage.array].chunks)
+        wanted.setdefault(damage.array, set()).update(chunks)
+    return wanted
+
+
+def _needed(wanted: Chunks, template: Template, job: Job) -> dict[int, tuple[int, int]]:
+    """The samples to capture by step: whole segments, or all where an array is of all samples together."""
+    steps, n, segment = job.config.steps, len(job.rows), template.segment
+    needed: dict[int, tuple[int, int]] = {}
+    for array, chunks in wanted.items():
+        spec = template.arrays[array]
+        if array in template.coords:
+            continue
+        for index in chunks:
+            step = steps[index[0]] if spec.shape[0] == len(steps) else steps[-1]
+            start, stop = 0, n
+            if "sample" in spec.dims:
+                axis = spec.dims.index("sample")
+                start = index[axis] * spec.chunks[axis] // segment * segment
+                stop = min(n, -(-(index[axis] + 1) * spec.chunks[axis] // segment) * segment)
+            before = needed.get(step, (start, stop))
+            needed[step] = min(start, before[0]), max(stop, before[1])
+    return needed
+
+
+@dataclass(frozen=True)
+class _Only:
+    """A sink that lets the wanted chunks through."""
+
+    writer: Writer
+    wanted: Chunks
+
+    def put(self, array: str, region: Region, block: np.ndarray) -> None:
+        chunks = self.writer.chunks(array)
+        for index in self.wanted.get(array, set()) & set(chunk_indices(region, chunks)):
+            part = [(max(a, i * c), min(b, (i + 1) * c)) for i, c, (a, b) in zip(index, chunks, region, strict=True)]
+            inside = (slice(a - start, b - start) for (a, b), (start, _) in zip(part, region, strict=True))
+            self.writer.put(array, part, np.ascontiguousarray(block[tuple(inside)]))
+
+    def commit(self, step: int, rows: int, state: bytes | None) -> None:
+        """The journal knows it from before."""
+        self.writer.flush()
