@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.xla_metadata import set_xla_metadata
 
 import actigrad
 from actigrad.errors import CaptureError
@@ -236,6 +237,29 @@ def test_shardings_asked_for_inside_are_kept():
     frame = actigrad.capture(lambda params, batch: inner(batch["x"]).sum())({}, {"x": x})
     np.testing.assert_allclose(frame.activations["h"], np.tanh(1), rtol=1e-6)
     assert frame.gradients["h"].shape == (8, 4)
+    outward = jax.jit(lambda x: actigrad.tap(jnp.tanh(x), "h"), out_shardings=sharded)
+    loss = lambda params, batch: (jnp.sum(batch["x"]), outward(batch["x"]))
+    assert actigrad.capture(loss)({}, {"x": jnp.ones((8, 4))}).aux.sharding.is_equivalent_to(sharded, 2)
+
+
+def test_names_and_marks_for_the_compiler_are_kept():
+    """A profile of the captured pass reads like one of the plain pass; `unroll` and `prevent_cse` are the user's."""
+
+    def loss(params, batch):
+        with jax.named_scope("attention"), set_xla_metadata(mark="mine"):
+            x = jnp.sin(actigrad.tap(jnp.tanh(batch["x"]), "before"))
+        step = jax.checkpoint(lambda x: actigrad.tap(jnp.tanh(x), "h"), prevent_cse=False)
+        return jax.lax.scan(lambda x, _: (step(x), None), x, length=4, unroll=2)[0].sum()
+
+    captured = actigrad.capture(loss)
+    text = jax.jit(captured).lower({}, {"x": X}).as_text(debug_info=True)
+    assert "attention" in text
+    assert 'mark = "mine"' in text
+    program = str(jax.make_jaxpr(captured)({}, {"x": X}))
+    assert "unroll=2" in program
+    assert "unroll=1" not in program
+    assert "prevent_cse=False" in program
+    assert "prevent_cse=True" not in program
 
 
 @pytest.mark.parametrize("check", [True, False])
