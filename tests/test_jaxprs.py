@@ -183,6 +183,20 @@ def test_every_remat_policy_gives_the_same_values_and_stays(policy):
     assert "remat" in program or "checkpoint" in program
 
 
+def test_in_a_remat_that_the_loss_differentiates_a_site_has_no_gradient_rather_than_part_of_one():
+    def frame(wrap):
+        inner = wrap(lambda x: jnp.sin(actigrad.tap(jnp.tanh(x), "within")))
+        energy = lambda x: inner(actigrad.tap(x * 2, "before")).sum()
+        return actigrad.capture(lambda params, batch: jnp.square(jax.grad(energy)(batch["x"])).sum())({}, {"x": X})
+
+    plain, again = frame(lambda f: f), frame(jax.checkpoint)
+    assert "computed again" in again.missing["within", "gradient"]
+    assert set(again.gradients) == {"before"}
+    assert again.unreached == ()
+    np.testing.assert_allclose(again.activations["within"], plain.activations["within"], rtol=1e-6)
+    np.testing.assert_allclose(again.gradients["before"], plain.gradients["before"], rtol=1e-5)
+
+
 def test_a_jitted_function_called_twice_gives_two_sites():
     inner = jax.jit(lambda x: actigrad.tap(jnp.tanh(x), "h"))
     frame = actigrad.capture(lambda params, batch: inner(inner(batch["x"]) * 2).sum())({}, {"x": X})

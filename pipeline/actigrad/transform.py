@@ -16,8 +16,8 @@ activation's size alive.
 Cost: one forward and one backward pass, as `jax.value_and_grad`, and the memory of what is returned. With `reduce=`, a
 gradient is reduced inside the backward pass, so only the reduction's state leaves it, loops included.
 
-Limits: no callbacks; reverse-mode only, so sites inside a `while_loop` or a custom rule have no gradient (said in
-`frame.missing`). Side effects happen as often as in the plain call.
+Limits: no callbacks; reverse-mode only, so sites inside a `while_loop`, a custom rule, or a remat that the loss itself
+differentiates have no gradient (said in `frame.missing`). Side effects happen as often as in the plain call.
 """
 
 import functools
