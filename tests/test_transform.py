@@ -224,6 +224,17 @@ def test_it_composes_with_jit_vmap_and_grad():
     np.testing.assert_allclose(slope, difference, rtol=2e-2)
 
 
+def test_activations_can_be_differentiated_as_the_plain_values_can():
+    def hidden(params, mark):
+        step = lambda x, _: (mark(jnp.tanh(x @ params["w"] @ params["w"].T), "loop"),) * 2
+        return jax.lax.scan(step, BATCH["x"], length=3)[1]
+
+    capture = actigrad.capture(lambda params, batch: jnp.sum(hidden(params, actigrad.tap)[-1]))
+    found = jax.grad(lambda params: jnp.sum(capture(params, BATCH).activations["loop"] ** 3))(PARAMS)
+    expected = jax.grad(lambda params: jnp.sum(hidden(params, lambda x, _: x) ** 3))(PARAMS)
+    np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-4)
+
+
 def test_a_sharded_batch_gives_the_same_frame():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     batch = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:3]]), BATCH)
