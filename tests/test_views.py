@@ -133,6 +133,23 @@ def test_the_overview_has_a_row_a_site_in_forward_order_and_a_column_a_step(stor
     np.testing.assert_allclose(row.dimension_values("value"), np.median(rms), rtol=1e-6)
 
 
+def test_saliency_shows_each_labels_hardest_sample_upright_above_its_gradient_on_a_symmetric_scale(store):
+    samples = store["samples"].to_dataset().isel(step=-1)
+    loss, label = samples["loss"].values, samples["label"].values
+    hardest = [max(np.flatnonzero(label == one), key=lambda i: loss[i]) for one in np.unique(label)]
+    images = list(views.saliency(store))
+    stored = store["inputs/image/full"]
+    assert len(images) == 2 * len(hardest)
+    for name, row in (("value", images[: len(hardest)]), ("gradient", images[len(hardest) :])):
+        for sample, image in zip(hardest, row, strict=True):
+            # From the bottom up: what stands at the largest y is drawn on top.
+            shown = image.dimension_values(name, flat=False)[::-1]
+            np.testing.assert_array_equal(shown, stored[name].values[0, sample, ..., 0])
+            if name == "gradient":
+                low, high = hv.Store.lookup_options("bokeh", image, "plot").kwargs["clim"]
+                assert -low == high == np.abs(shown).max()
+
+
 @pytest.mark.parametrize(
     ("ask", "told"),
     [
