@@ -64,6 +64,20 @@ def test_what_cannot_be_patched_is_told():
     )
     with pytest.raises(CaptureError, match="'yes': it is inside a branch"):
         actigrad.patch(branch, "yes")(BATCH["x"], PARAMS, BATCH)
+    rule = jax.custom_jvp(lambda x: actigrad.tap(x * 2, "within"))
+    rule.defjvp(lambda primals, tangents: (rule(*primals), 2 * tangents[0]))
+    with pytest.raises(CaptureError, match="'within': it is inside a custom_jvp_call"):
+        actigrad.patch(lambda params, batch: jnp.sum(rule(batch["x"])), "within")(BATCH["x"], PARAMS, BATCH)
+    condition = lambda x: actigrad.tap(jnp.sum(x), "size") < 9
+    loop = lambda params, batch: jnp.sum(jax.lax.while_loop(condition, lambda x: x + 1, batch["x"]))
+    with pytest.raises(CaptureError, match="'size': it stands in the condition"):
+        actigrad.patch(loop, "size")(jnp.float32(1), PARAMS, BATCH)
+
+
+def test_further_arguments_reach_the_patched_loss():
+    loss = lambda params, batch, shift, *, twice: jnp.sum(actigrad.tap(batch["x"], "x") + shift) * (2 if twice else 1)
+    found = actigrad.patch(loss, "x")(jnp.zeros((3, 4)), PARAMS, BATCH, jnp.float32(1), twice=True)
+    assert found == 24
 
 
 def test_integrated_gradients_of_the_inputs_add_up_to_the_change_of_the_loss():
@@ -119,6 +133,12 @@ def test_without_noise_smooth_gradients_are_the_gradients():
     found = actigrad.smooth_gradients(losses, sites="trunk", noise=0.0, samples=3)(PARAMS, BATCH, jax.random.key(1))
     np.testing.assert_allclose(found.gradients["trunk"], plain.gradients["trunk"], rtol=1e-6)
     assert list(found.gradients) == ["trunk"]
+
+
+def test_many_steps_in_half_precision_are_summed_in_single():
+    x = jnp.full((1, 2), 3, jnp.bfloat16)
+    found = actigrad.integrated_gradients(lambda params, batch: jnp.sum(batch["x"]), steps=2000)({}, {"x": x})
+    np.testing.assert_array_equal(found["x"], x)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

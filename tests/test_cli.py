@@ -8,6 +8,11 @@ import pytest
 import xarray
 
 from actigrad import cli
+from actigrad.checking import Report, Verdict
+from actigrad.estimate import Estimate, MemoryEstimate, SiteCost
+from actigrad.memory import Memory
+from actigrad.progress import _short, print_estimate, print_memory, print_sites
+from actigrad.sites import Site
 
 OWN = """
 import os
@@ -150,6 +155,13 @@ def test_sites_is_a_table_of_one_sample_and_writes_nothing(folder, call):
     assert rows[1] == ["hidden", "Linear", "sample,", "neuron", "4", "float32", "16", "bytes"]
     assert rows[2][0] == "out"
     assert not (folder / "out").exists()
+    assert call("sites", "run.yaml", "--set", "capture.0.sites=nothing")[0] == 0  # one looks here for what to write
+
+
+def test_a_site_without_a_gradient_says_why_in_the_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    print_sites([Site("which", (8,), "int32", ("sample",), missing="its dtype is int32")])
+    assert "int32 (no gradient: its dtype is int32)" in capsys.readouterr().out
 
 
 def test_sites_as_a_tree_tells_what_each_costs_and_feeds(folder, call):
@@ -160,12 +172,32 @@ def test_sites_as_a_tree_tells_what_each_costs_and_feeds(folder, call):
     assert re.search(r"loss  \d+ FLOPs\n", out)
 
 
+@pytest.mark.parametrize(("value", "told"), [(999.4, "999 "), (999.6, "1 k"), (1234.5, "1.23 k"), (2e15, "2 P")])
+def test_counts_have_three_digits_and_a_prefix(value, told):
+    assert _short(value) == told
+
+
 def test_plan_tells_the_bytes_and_writes_nothing(folder, call):
     code, out, _ = call("plan", "run.yaml")
     assert code == 0
     assert "free disk" in out
     assert lines(out)["fits"] == "yes"
     assert not (folder / "out").exists()
+
+
+def test_plan_says_where_the_disk_is_too_small_and_what_would_save_memory(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    cost = lambda path, returned: SiteCost(path, "Conv", ("sample",), (8,), "float32", 4, "summary", 10, returned)
+    needed = Estimate((cost("small", 10), cost("none", 0), cost("large", 2000)), 30, 20, 40)
+    print_estimate(needed)
+    assert lines(capsys.readouterr().out)["fits"] == "no"
+    variants = {"as configured": Memory(50, 40, 10, 0), "summaries only": Memory(50, 10, 15, 0)}
+    print_memory(MemoryEstimate(8, variants, 1000, "cpu", (0, None)), needed)
+    out = capsys.readouterr().out
+    assert re.search(r"as configured .*100 bytes *\n", out)
+    assert re.search(r"summaries only .*75 bytes +25%", out)
+    assert re.findall(r"  (\w+): .* a summary alone", out) == ["large", "small"]
+    assert lines(out)["the largest batch that fits"] == "not even one sample"
 
 
 def test_plan_with_memory_compiles_and_tells_the_largest_batch(folder, call):
@@ -183,6 +215,43 @@ def test_info_and_report_read_a_store(digits_store, tmp_path, call):
     code, out, _ = call("report", digits_store, "--output", output)
     assert (code, lines(out)["report"]) == (0, str(output))
     assert output.exists()
+
+
+def test_a_report_stands_beside_its_store_unless_told_otherwise(digits_store, tmp_path, call, monkeypatch):
+    written = []
+    monkeypatch.setattr("actigrad.report.write_report", lambda store, path, progress: written.append(path) or path)
+    assert call("report", tmp_path / "deep/run.zarr")[0] == 0
+    assert written == [tmp_path / "deep/report.html"]
+
+
+def test_check_verifies_the_samples_that_are_asked_for_and_ends_well(folder, call):
+    code, out, _ = call("check", "run.yaml", "--samples", "3")
+    assert code == 0
+    assert re.search(r"hidden +yes +yes +yes\n", out)
+    assert out.endswith("capture is right here\n")
+
+
+def test_check_ends_with_1_where_something_is_wrong_and_tells_it(folder, call, monkeypatch):
+    asked = []
+
+    def check(loss, params, batch):
+        asked.append(len(batch["x"]))
+        wrong = Verdict("forward", "hidden", False, 2.0, 3.0, "relative difference 3.3e-01")
+        kink = Verdict("nudge", "hidden", None, 0.0, 1.0, "a kink")
+        fine = Verdict("cut", "hidden", True, 7.0, 7.0)
+        return Report((wrong, kink, fine), {"which": "its dtype is int32"}, ("deadend",))
+
+    monkeypatch.setattr("actigrad.checking.check", check)
+    code, out, _ = call("check", "run.yaml", "--samples", "3")
+    assert (code, asked) == (1, [3])
+    assert re.search(r"hidden +NO +open +yes\n", out)
+    assert out.splitlines()[-5:] == [
+        "forward at hidden: found 2, expected 3; relative difference 3.3e-01",
+        "nudge at hidden: found 0, expected 1; a kink",
+        "no gradient at which: its dtype is int32",
+        "no derivative reaches the loss from: deadend",
+        "capture is WRONG here, or the model's own derivative rules are",
+    ]
 
 
 def test_schema_is_the_config_schema_as_json(call):

@@ -75,7 +75,9 @@ def test_one_pattern_may_stand_for_a_list_of_one(write):
     assert (config.capture[0].sites, config.capture[0].exclude) == (("a",), ("b", "c"))
 
 
-@pytest.mark.parametrize(("steps", "every", "recorded"), [(10, 5, (5, 10)), (11, 5, (5, 10)), (3, 1, (1, 2, 3))])
+@pytest.mark.parametrize(
+    ("steps", "every", "recorded"), [(10, 5, (5, 10)), (11, 5, (5, 10)), (3, 1, (1, 2, 3)), (4, 4, (4,))]
+)
 def test_the_recorded_steps_are_multiples_that_the_training_reaches(write, steps, every, recorded):
     text = f'train: {{factory: "m:train", steps: {steps}, record_every: {every}}}\n'
     assert load_config(write(MINIMAL + text)).steps == recorded
@@ -110,6 +112,18 @@ def test_overrides_win_and_their_problems_name_the_override(write):
     (problem,) = problems_of(path, ["data.batch_size=many"])
     assert (problem.where, problem.value) == ("--set data.batch_size=many", "'many'")
     assert len(problems_of(path, ["junk", "train.stps=3"])) == 5
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        ("[]", "found [], expected a whole number or at least one entry"),
+        ("[3, -1]", "found -1, expected a number of at least 0"),
+    ],
+)
+def test_a_list_of_samples_is_one_of_indices(write, samples, told):
+    (problem,) = problems_of(write(MINIMAL), [f"data.samples={samples}"])
+    assert told in str(problem)
 
 
 def test_a_step_that_is_never_recorded_is_refused(write):

@@ -41,7 +41,9 @@ def test_a_config_error_counts_and_prints_all_of_its_problems():
     assert str(two).count("run.yaml:3") == 2
 
 
-@pytest.mark.parametrize(("name", "expected"), [("head", ["head", "head/0"]), ("zzz", []), ("conv", ["conv1"])])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("head", ["head", "head/0"]), ("zzz", []), ("conv", ["conv1"]), ("coal", [])]
+)
 def test_nearest_names_come_best_first_and_strangers_do_not_come(name, expected):
     assert nearest(name, ["conv1", "head/0", "head"]) == expected
 

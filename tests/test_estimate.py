@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from actigrad.configfile import load_config
-from actigrad.estimate import estimate, estimate_memory
+from actigrad.estimate import _available_bytes, estimate, estimate_memory
 from actigrad.job import load
 from actigrad.store import open_store
 
@@ -22,6 +22,21 @@ def test_the_bytes_are_those_of_the_store_that_is_then_written(job, digits_store
     coords = sum(node.to_dataset(inherit=False).coords[c].nbytes for node in tree.subtree for c in node.coords)
     assert stored <= estimate(job).stored_bytes <= stored + coords
     assert [cost.path for cost in estimate(job).sites] == [site.path for site in job.sites]
+
+
+def test_what_passes_the_loop_is_both_quantities_of_all_samples_at_all_recorded_steps(job):
+    found = estimate(job)
+    assert found.sites[0].sample_bytes == 4 * 8 * 8 * 8
+    assert found.captured_bytes == 2 * sum(cost.sample_bytes for cost in found.sites) * 64 * 2
+
+
+def test_a_device_has_what_nobody_uses_of_it_and_a_cpu_what_the_machine_has():
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 100, "bytes_in_use": 30}
+
+    assert _available_bytes(Device()) == 70
+    assert _available_bytes(jax.devices("cpu")[0]) > 2**20
 
 
 def test_what_a_summary_would_save_is_two_bytes_a_value_of_both_quantities(job):

@@ -29,7 +29,9 @@ def kernel(*shape):
     [
         (lambda a, b: jnp.einsum("bij,bkj->bik", a, b), (A, A)),
         (lambda a, b: jnp.einsum("bij,kj->ikb", a, b), (A, kernel(7, 6))),
+        (lambda a, b: jnp.einsum("bij,bik->bjk", a, b), (A, A)),
         (conv, (IMAGE, kernel(3, 3, 4, 6))),
+        (lambda x, k: lax.conv(x.transpose(0, 3, 1, 2), k, (1, 1), "VALID"), (IMAGE, kernel(6, 4, 3, 3))),
         (lambda x, k: conv(x, k, groups=2), (IMAGE, kernel(3, 3, 2, 6))),
         (lambda a: a * 2 + a, (A,)),
         (lambda a: jnp.where(a > 0, a, a), (A,)),
@@ -43,8 +45,14 @@ def test_functions_and_sums_count_one_an_element():
     assert flops(jnp.exp, A) == flops(lambda a: a.sum(), A) == flops(lambda a: a.max(axis=1), A) == 8 * 5 * 6
 
 
-def test_a_pooling_window_counts_all_that_it_looks_at():
-    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+def test_rows_of_a_ragged_product_meet_one_matrix_each():
+    sizes = jax.ShapeDtypeStruct((3,), jnp.int32)
+    assert flops(lax.ragged_dot, kernel(9, 4), kernel(3, 4, 5), sizes) == 2 * 9 * 4 * 5
+
+
+@pytest.mark.parametrize(("start", "join"), [(-jnp.inf, lax.max), (jnp.inf, lax.min), (0.0, lax.add)])
+def test_a_pooling_window_counts_all_that_it_looks_at(start, join):
+    pool = lambda x: lax.reduce_window(x, start, join, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
     assert flops(pool, IMAGE) == 2 * 4 * 4 * 4 * 9
 
 

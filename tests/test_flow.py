@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import actigrad
 from actigrad.program import split_arguments, trace_program
@@ -50,6 +51,21 @@ def test_a_loop_feeds_what_comes_after_it_and_its_own_next_iteration_is_its_laye
     assert feeds(loss) == {"a": ("b",), "b": ("end",), "end": ("loss",)}
 
 
+@pytest.mark.parametrize("loop", ["while", "scan of nothing"])
+def test_what_comes_after_a_loop_that_may_not_run_is_also_fed_by_what_stands_before_it(loop):
+    def loss(params, batch):
+        x, shift = actigrad.tap(batch["x"] * 2, "before"), actigrad.tap(batch["x"] * 3, "shift")
+        limit = jnp.sum(batch["x"])
+        body = lambda x: actigrad.tap(jnp.tanh(x) + shift, "body")
+        if loop == "while":
+            x = jax.lax.while_loop(lambda x: jnp.sum(x) < limit, body, x)
+        else:
+            x = jax.lax.scan(lambda x, _: (body(x), None), x, length=0)[0]
+        return jnp.sum(x)
+
+    assert feeds(loss) == {"before": ("body", "loss"), "shift": ("body",), "body": ("loss",)}
+
+
 def test_control_flow_and_calls_are_seen_through():
     def loss(params, batch):
         x = jax.jit(lambda x: actigrad.tap(x * 2, "jit"))(batch["x"])
@@ -69,6 +85,15 @@ def test_an_integer_way_carries_data_and_no_derivative():
 
     assert feeds(loss) == {"scores": ("which",), "which": ("loss",)}
     assert actigrad.capture(loss)({}, {"x": X}).unreached == ("scores", "which")
+
+
+def test_what_is_stopped_carries_data_and_no_derivative():
+    def loss(params, batch):
+        x = actigrad.tap(batch["x"] * 2, "x")
+        return jnp.sum(x * jax.lax.stop_gradient(actigrad.tap(jnp.sin(x), "stopped")))
+
+    assert feeds(loss) == {"x": ("stopped", "loss"), "stopped": ("loss",)}
+    assert actigrad.capture(loss)({}, {"x": X}).unreached == ("stopped",)
 
 
 def work(loss, params, batch):
@@ -91,6 +116,20 @@ def test_the_first_site_that_needs_an_operation_or_a_parameter_owns_it_and_the_l
         "b": Work((("add", 1),), 12, 0),
         "loss": Work((("dot_general", 1), ("reduce_sum", 1)), 2 * 4 * 3 * 3 + 12, 0),
     }
+
+
+def test_integers_among_the_parameters_are_not_counted():
+    loss = lambda params, batch: jnp.sum(actigrad.tap(params["table"][params["index"]], "x"))
+    assert work(loss, {"table": jnp.ones((5, 2)), "index": jnp.arange(3)}, {"x": X})["x"].parameters == 10
+
+
+def test_the_batchs_floating_values_alone_enter():
+    def loss(params, batch):
+        x = actigrad.tap(batch["x"] * 2, "x")
+        return jnp.sum(actigrad.tap(jnp.sin(x), "y") * batch["label"][:, None].astype(jnp.float32))
+
+    static, arrays = split_arguments(({}, {"x": X, "label": jnp.arange(4)}, (), {}))
+    assert trace_program(loss, static, arrays).flow.entries == ("x",)
 
 
 def test_work_in_a_loop_counts_each_time_it_runs():

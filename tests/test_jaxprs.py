@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.xla_metadata import set_xla_metadata
 
 import actigrad
 from actigrad.errors import CaptureError
@@ -182,6 +183,20 @@ def test_every_remat_policy_gives_the_same_values_and_stays(policy):
     assert "remat" in program or "checkpoint" in program
 
 
+def test_in_a_remat_that_the_loss_differentiates_a_site_has_no_gradient_rather_than_part_of_one():
+    def frame(wrap):
+        inner = wrap(lambda x: jnp.sin(actigrad.tap(jnp.tanh(x), "within")))
+        energy = lambda x: inner(actigrad.tap(x * 2, "before")).sum()
+        return actigrad.capture(lambda params, batch: jnp.square(jax.grad(energy)(batch["x"])).sum())({}, {"x": X})
+
+    plain, again = frame(lambda f: f), frame(jax.checkpoint)
+    assert "computed again" in again.missing["within", "gradient"]
+    assert set(again.gradients) == {"before"}
+    assert again.unreached == ()
+    np.testing.assert_allclose(again.activations["within"], plain.activations["within"], rtol=1e-6)
+    np.testing.assert_allclose(again.gradients["before"], plain.gradients["before"], rtol=1e-5)
+
+
 def test_a_jitted_function_called_twice_gives_two_sites():
     inner = jax.jit(lambda x: actigrad.tap(jnp.tanh(x), "h"))
     frame = actigrad.capture(lambda params, batch: inner(inner(batch["x"]) * 2).sum())({}, {"x": X})
@@ -236,6 +251,29 @@ def test_shardings_asked_for_inside_are_kept():
     frame = actigrad.capture(lambda params, batch: inner(batch["x"]).sum())({}, {"x": x})
     np.testing.assert_allclose(frame.activations["h"], np.tanh(1), rtol=1e-6)
     assert frame.gradients["h"].shape == (8, 4)
+    outward = jax.jit(lambda x: actigrad.tap(jnp.tanh(x), "h"), out_shardings=sharded)
+    loss = lambda params, batch: (jnp.sum(batch["x"]), outward(batch["x"]))
+    assert actigrad.capture(loss)({}, {"x": jnp.ones((8, 4))}).aux.sharding.is_equivalent_to(sharded, 2)
+
+
+def test_names_and_marks_for_the_compiler_are_kept():
+    """A profile of the captured pass reads like one of the plain pass; `unroll` and `prevent_cse` are the user's."""
+
+    def loss(params, batch):
+        with jax.named_scope("attention"), set_xla_metadata(mark="mine"):
+            x = jnp.sin(actigrad.tap(jnp.tanh(batch["x"]), "before"))
+        step = jax.checkpoint(lambda x: actigrad.tap(jnp.tanh(x), "h"), prevent_cse=False)
+        return jax.lax.scan(lambda x, _: (step(x), None), x, length=4, unroll=2)[0].sum()
+
+    captured = actigrad.capture(loss)
+    text = jax.jit(captured).lower({}, {"x": X}).as_text(debug_info=True)
+    assert "attention" in text
+    assert 'mark = "mine"' in text
+    program = str(jax.make_jaxpr(captured)({}, {"x": X}))
+    assert "unroll=2" in program
+    assert "unroll=1" not in program
+    assert "prevent_cse=False" in program
+    assert "prevent_cse=True" not in program
 
 
 @pytest.mark.parametrize("check", [True, False])

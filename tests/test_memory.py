@@ -30,11 +30,11 @@ def test_arguments_and_results_are_counted_in_bytes_from_shapes_alone():
 
 
 def test_a_donated_argument_is_counted_once():
-    donating = jax.jit(lambda x: x + 1, donate_argnums=0)
-    x = jax.ShapeDtypeStruct((1024,), jnp.float32)
-    stats = donating.lower(x).compile().memory_analysis()
-    memory = actigrad.memory.Memory(4096, 4096, 0, stats.alias_size_in_bytes)
-    assert memory.total == 4096
+    memory = actigrad.measure_memory(
+        jax.jit(lambda x: x + 1, donate_argnums=0), jax.ShapeDtypeStruct((1024,), jnp.float32)
+    )
+    assert (memory.arguments, memory.results, memory.shared) == (4096, 4096, 4096)
+    assert memory.total == 4096 + memory.temporary
 
 
 def test_a_captured_loss_can_be_measured():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actigrad.metrics import bin_edges
-from actigrad.palette import CLIPPED_SHARE, DIVERGING, NOT_FINITE, SEQUENTIAL, make_scale
+from actigrad.palette import CLIPPED_SHARE, DIVERGING, NOT_FINITE, SEQUENTIAL, Scale, make_scale
 
 EDGES = np.asarray(bin_edges())
 
@@ -33,8 +33,31 @@ def test_the_share_beyond_the_limits_is_small_and_is_told(heavy):
     assert ("beyond" in scale.text()) == (scale.clipped > 0)
 
 
+@pytest.mark.parametrize(("beyond", "clipped"), [(9, True), (11, False)])
+def test_of_ten_thousand_values_at_most_ten_lie_beyond_zeros_counted(beyond, clipped):
+    scale = scale_of(np.concatenate([np.zeros(9000), np.ones(1000 - beyond), np.full(beyond, 1e4)]))
+    assert (scale.high < 2) == clipped
+    assert scale.clipped == (beyond / 1e4 if clipped else 0)
+
+
+def test_the_largest_value_bounds_the_scale_where_its_bin_goes_on():
+    assert scale_of(np.array([0.5, 1.1, 1.2])).high == 1.2
+
+
+def test_positive_values_too_small_for_any_bin_are_not_signed():
+    scale = scale_of(np.array([1e-13, 1.0]))
+    assert (scale.low, scale.colours) == (0, SEQUENTIAL)
+
+
 def test_all_zeros_have_a_scale_too():
-    assert scale_of(np.zeros(5)).high == 1
+    assert scale_of(np.zeros(5)) == Scale(0.0, 1.0, SEQUENTIAL, 0.0)
+
+
+@pytest.mark.parametrize(("found", "high"), [([np.nan, -2.0], 2), ([np.inf, 3.0], 3), ([np.nan], 1)])
+def test_what_is_not_finite_bounds_nothing(found, high):
+    counts = np.histogram([-2.0, 3.0], EDGES)[0]
+    scale = make_scale(counts, 0, EDGES[:-1], EDGES[1:], np.asarray(found))
+    assert (scale.low, scale.high, scale.colours) == (-high, high, DIVERGING)
 
 
 def test_what_is_not_finite_has_a_colour_that_no_map_holds():

@@ -9,7 +9,7 @@ import actigrad
 
 RNG = np.random.default_rng(0)
 PARAMS = {
-    "w": jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32),
+    "w": jnp.asarray(RNG.normal(size=(2, 2, 3)), jnp.float32),
     "b": jnp.zeros(3, jnp.bfloat16),
     "step": jnp.arange(2),
 }
@@ -17,7 +17,7 @@ BATCH = {"x": RNG.normal(size=(7, 4)).astype(np.float32), "label": np.arange(7, 
 
 
 def losses(params, batch):
-    logits = actigrad.tap(batch["x"] @ params["w"] + params["b"][None].astype(jnp.float32), "logits")
+    logits = actigrad.tap(batch["x"] @ params["w"].reshape(4, 3) + params["b"][None].astype(jnp.float32), "logits")
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], axis=1)[:, 0], {"logits": logits}
 
 
@@ -37,3 +37,9 @@ def test_they_are_those_of_the_rows_of_the_jacobian_of_the_whole_batch():
     rows = jax.jacrev(lambda w: losses(PARAMS | {"w": w}, BATCH)[0])(PARAMS["w"])
     found = actigrad.sample_gradient_norms(losses)(PARAMS, BATCH)
     np.testing.assert_allclose(found["w"], np.linalg.norm(rows.reshape(7, -1), axis=1), rtol=1e-5)
+
+
+def test_so_many_are_side_by_side_as_are_asked_for():
+    program = str(jax.make_jaxpr(actigrad.sample_gradient_norms(losses, at_once=3))(PARAMS, BATCH))
+    assert "f32[3,2,2,3]" in program
+    assert "f32[7,2,2,3]" not in program

@@ -170,6 +170,8 @@ def test_a_gradient_that_never_comes_is_the_reduction_of_zeros():
     zeros = every(jnp.zeros((4, 3)), ("sample", "neuron"))
     assert_alike(frame.gradients["beside"], zeros)
     assert_alike(state_of_zeros(EVERY, batch, ("sample", "neuron"), ()), zeros)
+    looped = state_of_zeros(EVERY, batch, ("sample", "neuron"), (2, 3))
+    assert_alike(looped, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2, 3, *leaf.shape)), zeros))
 
 
 def test_a_branch_that_is_not_taken_leaves_nothing():

@@ -112,6 +112,24 @@ def test_an_empty_window_and_one_outside_have_no_cells(window):
     assert rasterise(np.ones((10, 3)), window, (4, 4)).extreme.size == 0
 
 
+def test_centres_are_those_of_the_elements_that_a_cell_covers():
+    view = rasterise(np.zeros((6, 8)), None, (3, 2))
+    assert view.factors == (2, 4)
+    assert (view.centres(0).tolist(), view.centres(1).tolist()) == ([0.5, 2.5, 4.5], [1.5, 5.5])
+
+
+def test_the_mean_of_a_large_cell_is_summed_in_double():
+    values = np.full((1, 4096), 3e38, np.float32)
+    np.testing.assert_allclose(rasterise(values, None, (1, 1)).mean, 3e38, rtol=1e-6)
+
+
+def test_a_ragged_cell_shows_no_filling():
+    view = rasterise(np.full((3, 3), np.nan), None, (2, 2))
+    assert np.isnan(view.extreme).all()
+    assert (view.row == -1).all()
+    np.testing.assert_array_equal(rasterise(np.full((3, 3), 2.0), None, (2, 2)).mean, 2)
+
+
 def test_a_window_that_hangs_over_is_clipped():
     view = rasterise(np.ones((10, 3)), ((-5, 50), (-5, 50)), (10, 3))
     assert view.extreme.shape == (10, 3)

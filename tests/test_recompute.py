@@ -74,6 +74,12 @@ def test_it_needs_the_memory_that_checkpoints_by_hand_need():
     assert leaner < temporary(scanned) / 2
 
 
+def test_further_arguments_reach_the_loss():
+    loss = lambda params, batch, shift, *, square: jnp.sum(actigrad.tap(batch - shift, "h") ** (2 if square else 1))
+    leaner = actigrad.recompute_between(loss, "h")
+    np.testing.assert_allclose(leaner({}, X, X - 3, square=True), 9 * X.size, rtol=1e-4)
+
+
 def test_fewer_sites_make_longer_pieces():
     def pieces(sites):
         program = jax.make_jaxpr(actigrad.recompute_between(unrolled, sites))(PARAMS, X)

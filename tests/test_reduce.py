@@ -237,7 +237,7 @@ def test_a_loops_axes_stay_in_front_of_everything(name):
     x[0, 1, 2, 0, 1] = np.nan
     dims = ("sample", "position", "neuron")
     first, second = jnp.asarray(x[:, :, :2]), jnp.asarray(x[:, :, 2:])
-    whole = one.finalize(one.combine(*(one.chunk(part, ("layer", "layer1", *dims)) for part in (first, second))))
+    whole = one.finalize(one.combine(*(one.chunk(part, ("shard", "layer1", *dims)) for part in (first, second))))
     for i, j in np.ndindex(2, 3):
         alone = one.finalize(one.combine(one.chunk(first[i, j], dims), one.chunk(second[i, j], dims)))
         for together, expected in zip(leaves(whole), leaves(alone), strict=True):
@@ -330,6 +330,25 @@ def test_wide_floats_keep_their_range_in_the_histogram():
     assert found["counts"].nonzero()[0].tolist() == [0, 73, 74]
 
 
+def test_wide_floats_beyond_float32_are_infinite_in_what_is_read():
+    with jax.enable_x64(True):
+        found = Extremes().finalize(Extremes().chunk(jnp.asarray([[-1e300], [1.0]], jnp.float64), ("sample", "neuron")))
+    assert (found["value"].tolist(), found["sample"].tolist()) == ([-np.inf], [0])
+
+
+@pytest.mark.parametrize("last", [1, np.nan])
+def test_the_smallest_normal_number_is_no_zero(last):
+    found = summary_of(np.float32([[TINY], [-TINY], [TINY / 2], [last]]))
+    assert found["zero_fraction"] == np.float32(1 / (3 + np.isfinite(last)))
+
+
+def test_of_two_values_of_one_magnitude_the_positive_is_the_extreme():
+    x = jnp.asarray([[[-2.0], [2.0]], [[3.0], [-3.0]]])
+    assert Extremes().finalize(Extremes().chunk(x, DIMS)) == {"value": [3], "sample": [1]}
+    assert Extremes().finalize(Extremes().chunk(x[:1], DIMS)) == {"value": [2], "sample": [0]}
+    assert summary_of(x, DIMS)["extreme"] == [3]
+
+
 def test_integers_and_truth_values_are_read_as_numbers():
     x = np.arange(-3, 9).reshape(4, 3)
     np.testing.assert_allclose(summary_of(np.int32(x))["mean"], x.mean(0))
@@ -404,6 +423,9 @@ def test_a_projection_keeps_distances_as_well_as_it_says():
     assert abs(ratio.mean() - 1) < 4 * np.sqrt(2 / 64 / 20)
     assert abs(ratio - 1).max() < 5 * np.sqrt(2 / 64)
     assert not np.array_equal(one.matrix(1000), Project(64, seed=1).matrix(1000))
+    matrix = one.matrix(1000)
+    with jax.default_prng_impl("rbg"):  # whatever the process draws with, runs can be compared
+        np.testing.assert_array_equal(one.matrix(1000), matrix)
 
 
 def test_any_dim_can_be_projected():

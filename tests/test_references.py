@@ -34,6 +34,7 @@ def test_a_wrong_name_shows_the_nearest_in_the_module():
 def test_a_wrong_module_shows_its_nearest_sibling():
     assert "did you mean 'actigrad.zoo.digits'" in problem_of("actigrad.zoo.digit:load")
     assert "there is no module 'nosuchmodulehere'" in problem_of("nosuchmodulehere:load")
+    assert "did you mean 'actigrad'" in problem_of("actigrda:observe")
 
 
 def test_a_module_that_needs_what_is_not_installed_names_that(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from actigrad.errors import CaptureError, NoSuchSite
-from actigrad.sites import Site, choose, infer_dims
+from actigrad.sites import Site, choose, infer_dims, outermost
 
 PATHS = ("conv1", "conv2", "head/0", "head/1", "head/1#1", "encoder/layers/10/mlp", "encoder/layers/2/mlp", "mlp")
 SITES = tuple(
@@ -22,6 +22,8 @@ SITES = tuple(
         ("head/*", PATHS[2:5]),
         ("head/{0,1}", PATHS[2:4]),
         ("{conv1,head/0}", ("conv1", "head/0")),
+        ("{conv,ml}{1,p}", ("conv1", "mlp")),
+        ("{head/{0,1},mlp}", (*PATHS[2:4], "mlp")),
         ("**/mlp", PATHS[5:]),
         ("encoder/**", PATHS[5:7]),
         ("encoder/layers/[0-9]/mlp", PATHS[6:7]),
@@ -38,7 +40,11 @@ def test_exclusion_takes_sites_out_again():
     assert [site.path for site in choose(SITES, ["head/*", "conv1"], exclude="**/1*")] == ["conv1", "head/0"]
 
 
-@pytest.mark.parametrize(("pattern", "shown"), [("cnov1", "'conv1'"), ("type:Convv", "'Conv'"), ("hed/0", "'head/0'")])
+@pytest.mark.parametrize(
+    ("pattern", "shown"),
+    [("cnov1", "'conv1'"), ("type:Convv", "'Conv'"), ("hed/0", "'head/0'"), ("head?0", "'head/0'"),
+     ("zzz", "of 8 sites: 'conv1', 'conv2'"), ("type:zzz", "of 2 kinds of module: 'Conv', 'Linear'")],
+)  # fmt: skip
 def test_a_pattern_that_matches_nothing_names_the_nearest(pattern, shown):
     with pytest.raises(NoSuchSite, match=shown):
         choose(SITES, pattern)
@@ -81,6 +87,8 @@ def test_bytes_and_shape_of_one_sample():
     site = Site("x", (3, 8, 5), "bfloat16", ("layer", "sample", "neuron"))
     assert (site.nbytes, site.sample_shape, site.differentiable) == (240, (3, 5), True)
     assert not Site("i", (8,), "int32", ("sample",)).differentiable
+    assert Site("z", (8,), "complex64", ("sample",)).differentiable
+    assert Site("q", (8,), "int4", ("sample",)).nbytes == 8  # a byte each, unpacked
 
 
 LOOP = Site("blocks/mlp", (6, 8, 4), "float32", ("layer", "sample", "neuron"))
@@ -96,6 +104,7 @@ LOOP = Site("blocks/mlp", (6, 8, 4), "float32", ("layer", "sample", "neuron"))
         ("blocks/mlp[::2]", (0, 2, 4)),
         (["blocks/mlp[0]", "blocks/mlp[-1]"], (0, 5)),
         (["blocks/mlp[0]", "**"], None),
+        (["**", "blocks/mlp[0]"], None),
     ],
 )
 def test_iterations_of_a_loop_can_be_chosen(patterns, picked):
@@ -106,3 +115,19 @@ def test_iterations_of_a_loop_can_be_chosen(patterns, picked):
 
 def test_brackets_are_a_character_class_where_there_is_no_loop():
     assert [site.path for site in choose((*SITES, LOOP), "conv[12]")] == ["conv1", "conv2"]
+
+
+def test_brackets_in_a_regular_expression_are_its_own():
+    beside = Site("blocks/mlp0", (8, 4), "float32", ("sample", "neuron"))
+    assert [site.path for site in choose((beside, LOOP), "re:blocks/mlp[0]")] == ["blocks/mlp0"]
+
+
+def test_an_iteration_that_a_loop_does_not_have_is_told_with_those_that_it_has():
+    with pytest.raises(CaptureError, match=r"'blocks/mlp\[6\]'.* has 6 iterations, 0 to 5"):
+        choose([LOOP], "blocks/mlp[6]")
+
+
+def test_the_outermost_sites_are_within_no_other():
+    paths = ["stem", "head/0", "head", "head#1", "alone/0", "deep/a/b", "deep"]
+    sites = [Site(path, (8,), "float32", ("sample",)) for path in paths]
+    assert [site.path for site in outermost(sites)] == ["stem", "head", "head#1", "alone/0", "deep"]

@@ -26,8 +26,22 @@ def test_it_returns_its_argument():
 def test_a_pytree_has_one_name_a_leaf_and_other_leaves_pass():
     tree = {"a": X, "b": (X + 1, None, "text")}
     assert marks(lambda t: jax.tree.leaves(tap({**tree, "a": t}, "m"))[:2], X) == [("m.a", (3, 2)), ("m.b.0", (3, 2))]
-    assert marks(lambda t: tap({"only": t}, "m"), X) == [("m", (3, 2))]
+    assert marks(lambda t: tap({"only": t, "flag": "text"}, "m")["only"], X) == [("m", (3, 2))]
     assert tap(tree, "m")["b"][2] == "text"
+
+
+def test_what_converts_to_an_array_is_marked_as_one():
+    class Lazy:
+        def __jax_array__(self):
+            return X * 2
+
+    assert marks(lambda x: tap(Lazy(), "lazy"), X) == [("lazy", (3, 2))]
+    np.testing.assert_array_equal(tap([Lazy()], "lazy")[0], X * 2)
+
+
+def test_the_kind_travels_with_the_mark():
+    (eqn,) = jax.make_jaxpr(jax.vmap(lambda x: tap(x, "x", kind="Dense")))(X).eqns
+    assert eqn.params == {"name": "x", "kind": "Dense"}
 
 
 def test_under_vmap_the_batch_axis_comes_first_wherever_jax_put_it():

@@ -54,6 +54,12 @@ def test_per_sample_losses_give_the_gradients_of_their_sum():
     np.testing.assert_allclose(frame.gradients["hidden"], 5 * mean.gradients["hidden"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_losses_of_samples_are_summed_in_float32_whatever_they_are(dtype):
+    frame = actigrad.capture(lambda params, batch: batch["x"])({}, {"x": jnp.ones(4097, dtype)})  # no such half float
+    assert (frame.loss.dtype, float(frame.loss)) == (jnp.float32, 4097)
+
+
 def test_what_the_loss_returns_beside_itself_is_in_the_frame():
     frame = actigrad.capture(with_aux)(PARAMS, BATCH)
     np.testing.assert_allclose(frame.aux["logits"], frame.activations["out"], rtol=1e-6)
@@ -145,6 +151,7 @@ def test_an_integer_site_has_an_activation_and_a_reason_for_no_gradient():
     frame = actigrad.capture(loss)({}, BATCH)
     np.testing.assert_array_equal(frame.activations["which"], np.argmax(BATCH["x"], axis=1))
     assert "int32" in frame.missing["which", "gradient"]
+    assert not actigrad.capture(loss, gradients=False)({}, BATCH).missing  # none was asked for
 
 
 def test_a_prng_key_can_be_a_site_and_be_among_the_params():
@@ -168,6 +175,9 @@ def test_a_site_that_does_not_reach_the_loss_has_a_zero_gradient_and_is_listed()
         frame = actigrad.capture(loss, reduce=reduce)({}, BATCH)
         assert frame.unreached == ("deadend", "cut")
         np.testing.assert_array_equal(frame.gradients["deadend"], np.zeros((5, 3)))
+    frame = actigrad.capture(loss, exclude="dead*")({}, BATCH)
+    assert set(frame.activations) == set(frame.gradients) == {"used", "cut"}
+    assert frame.unreached == ("cut",)
 
 
 def test_static_arguments_choose_the_program_and_arrays_are_traced():
@@ -214,6 +224,17 @@ def test_it_composes_with_jit_vmap_and_grad():
     np.testing.assert_allclose(slope, difference, rtol=2e-2)
 
 
+def test_activations_can_be_differentiated_as_the_plain_values_can():
+    def hidden(params, mark):
+        step = lambda x, _: (mark(jnp.tanh(x @ params["w"] @ params["w"].T), "loop"),) * 2
+        return jax.lax.scan(step, BATCH["x"], length=3)[1]
+
+    capture = actigrad.capture(lambda params, batch: jnp.sum(hidden(params, actigrad.tap)[-1]))
+    found = jax.grad(lambda params: jnp.sum(capture(params, BATCH).activations["loop"] ** 3))(PARAMS)
+    expected = jax.grad(lambda params: jnp.sum(hidden(params, lambda x, _: x) ** 3))(PARAMS)
+    np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-4)
+
+
 def test_a_sharded_batch_gives_the_same_frame():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     batch = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:3]]), BATCH)
@@ -250,6 +271,12 @@ def test_sites_are_listed_from_shapes_alone():
         ("hidden", (5, 4), ("sample", "neuron"), "Dense", ("out",)),
         ("out", (5, 2), ("sample", "neuron"), "Dense", ("loss",)),
     ]
+
+
+def test_arrays_that_disagree_on_how_many_samples_there_are_give_no_sample_axis():
+    loss = lambda params, batch: jnp.sum(actigrad.tap(batch["x"] * 2, "x")) + jnp.sum(batch["weights"])
+    (site,) = actigrad.list_sites(loss, {}, {"x": BATCH["x"], "weights": jnp.ones(7), "scale": jnp.float32(2)})
+    assert site.dims == ("d0", "neuron")
 
 
 def test_reductions_can_differ_by_site_and_quantity():

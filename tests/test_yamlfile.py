@@ -41,6 +41,9 @@ def test_the_tree_is_plain_yaml_12(read):
     tree = read("a: 1e-3\nb: yes\nc: 0o10\nd: [1, 2.5, null, true]\ne: &x {f: text}\ng: *x\n").tree
     assert tree == {"a": 1e-3, "b": "yes", "c": 8, "d": [1, 2.5, None, True], "e": {"f": "text"}, "g": {"f": "text"}}
     assert {type(value) for value in tree.values()} <= {float, str, int, list, dict}
+    assert [type(value) for value in read("a: [1, 2.5, null, true, &x false]\n").tree["a"]] == [
+        int, float, type(None), bool, bool,
+    ]  # fmt: skip
 
 
 def test_each_duplicate_key_is_told_once_with_both_lines(read):
@@ -61,9 +64,9 @@ def test_an_override_is_the_value_that_yaml_reads(tmp_path_factory, value):
 
 
 def test_overrides_reach_into_lists_and_make_missing_mappings(read):
-    document = read("capture: [{keep: summary}]\n", "capture.0.keep=full", "train.options.rate=1e-3", "capture=[1]")
+    document = read("capture: [{keep: summary}]\n", "capture.0.keep=full", " train.options.rate =1e-3", "capture=[1]")
     assert document.tree == {"capture": [1], "train": {"options": {"rate": 1e-3}}}
-    assert document.where(("train", "options", "rate")) == "--set train.options.rate=1e-3"
+    assert document.where(("train", "options", "rate")) == "--set  train.options.rate =1e-3"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,8 @@ def test_overrides_reach_into_lists_and_make_missing_mappings(read):
     [
         ("junk", "found 'junk', expected key.path=value"),
         ("=3", "found '=3', expected key.path=value"),
-        ("capture.9.keep=full", "no place for 9.*at capture stands a list of 1"),
+        ("capture.1.keep=full", "no place for 1.*at capture stands a list of 1"),
+        ("capture.1=full", "no place for 1.*at capture stands a list of 1"),
         ("capture.keep=full", "no place for 'keep'.*at capture stands a list of 1"),
         ("seed.x=1", "no place for 'x'.*at seed stands 0"),
         ("0=1", "no place for 0.*at the top stands a mapping"),

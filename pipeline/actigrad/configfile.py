@@ -48,7 +48,7 @@ def locate(error: ConfigError, path: str | Path, overrides: Sequence[str] = ()) 
 
 
 def _readable(error: pydantic.ValidationError) -> list[dict[str, Any]]:
-    """One entry a place: a union reports a failure for each of its members."""
+    """One entry a place, the innermost: a union reports a failure for each of its members."""
     by_place: dict[Location, dict[str, Any]] = {}
     for one in error.errors():
         *front, last = one["loc"]  # between keys, pydantic names the member of a union: 'list[constrained-int]'
@@ -56,7 +56,8 @@ def _readable(error: pydantic.ValidationError) -> list[dict[str, Any]]:
         location = (*(part for part in front if not _is_member(part)), *([last] if keep_last else []))
         entry = by_place.setdefault(location, {**one, "loc": location, "all": []})
         entry["all"].append(one)
-    return list(by_place.values())
+    around = {place[:end] for place in by_place for end in range(len(place))}
+    return [one for place, one in by_place.items() if place not in around]
 
 
 def _is_member(part: str | int) -> bool:

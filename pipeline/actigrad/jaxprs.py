@@ -21,6 +21,10 @@ Address = tuple[int, ...]
 INLINED = {"jit", "pjit", "closed_call", "core_call", "call"}
 REMAT = {"remat2", "remat", "checkpoint"}
 CUSTOM_RULES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+RECOMPUTED = (
+    "it is inside a remat that the loss itself differentiates: part of its gradient passes where it is computed again; "
+    "take the remat off, or name the value outside"
+)
 
 
 class Axis(NamedTuple):
@@ -44,6 +48,7 @@ class Tap:
         visitable: whether a branch or a `while` may leave it unvisited.
         no_gradient: why no gradient can be taken here, or "".
         refused: why nothing can be captured here, or "".
+        recomputed: whether it stands in a remat that is already differentiated, which makes again what is marked before.
         loop: the address of the outermost scan around it.
         picked: which iterations of that scan to keep; None for all.
     """
@@ -56,6 +61,7 @@ class Tap:
     visitable: bool = False
     no_gradient: str = ""
     refused: str = ""
+    recomputed: bool = False
     loop: Address | None = None
     picked: tuple[int, ...] | None = None
 
@@ -93,8 +99,11 @@ def is_tap(eqn: JaxprEqn) -> bool:
 
 
 def find_taps(closed: Any) -> tuple[Tap, ...]:
-    """Every mark in the program, in forward order, with what surrounds it."""
-    return tuple(_walk(closed, (), Tap((), "", "", None)))
+    """Every mark in the program, in forward order, with what surrounds it; what is computed again stands there once."""
+    found = [*_walk(closed, (), Tap((), "", "", None))]
+    again = {tap.name for tap in found if tap.recomputed}
+    once = (tap for tap in found if not tap.recomputed)
+    return tuple(replace(tap, no_gradient=tap.no_gradient or RECOMPUTED) if tap.name in again else tap for tap in once)
 
 
 def _walk(closed: Any, address: Address, around: Tap) -> Iterator[Tap]:
@@ -104,9 +113,6 @@ def _walk(closed: Any, address: Address, around: Tap) -> Iterator[Tap]:
             aval, kind = eqn.outvars[0].aval, eqn.params.get("kind", "")
             front = tuple(resolved for axis in around.front if (resolved := _resolve(axis, aval)))
             yield replace(around, address=here, name=eqn.params["name"], kind=kind, aval=aval, front=front)
-            continue
-        # A remat that is already differentiated recomputes a forward pass that stands elsewhere in the program.
-        if eqn.primitive.name in REMAT and eqn.params.get("differentiated"):
             continue
         for child, sub in enumerate(sub_jaxprs(eqn)):
             inside = _inside(eqn, sub, around)
@@ -118,8 +124,10 @@ def _walk(closed: Any, address: Address, around: Tap) -> Iterator[Tap]:
 def _inside(eqn: JaxprEqn, sub: Any, around: Tap) -> Tap:
     """What surrounds a tap that stands in `sub`, given what surrounds the equation."""
     name = eqn.primitive.name
-    if name in INLINED or name in REMAT:
+    if name in INLINED:
         return around
+    if name in REMAT:
+        return replace(around, recomputed=around.recomputed or bool(eqn.params.get("differentiated")))
     if name == "scan":
         return replace(around, front=(*around.front, Axis("layer", eqn.params["length"])))
     if name == "cond":

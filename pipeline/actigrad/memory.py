@@ -45,10 +45,13 @@ class Memory:
 def measure_memory(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Memory:
     """What `step(*args, **kwargs)` needs when jitted, for arguments of these shapes and shardings.
 
+    A step that is jitted already is measured as it is, with what it donates.
+
     Raises:
         CaptureError: when the backend does not tell.
     """
-    stats = jax.jit(step).lower(*args, **kwargs).compile().memory_analysis()
+    jitted = step if isinstance(step, jax.stages.Wrapped) else jax.jit(step)
+    stats = jitted.lower(*args, **kwargs).compile().memory_analysis()
     if stats is None:
         raise CaptureError(f"the backend {jax.default_backend()!r} has no memory analysis; expected cpu, gpu or tpu.")
     return Memory(

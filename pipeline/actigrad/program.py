@@ -18,7 +18,7 @@ import numpy as np
 
 from actigrad.errors import CaptureError
 from actigrad.flow import Flow, trace_flow
-from actigrad.jaxprs import Tap, find_taps
+from actigrad.jaxprs import RECOMPUTED, Tap, find_taps
 from actigrad.sites import Site, infer_dims
 
 LOSS_CONTRACT = "a real floating scalar, one value a sample, or a pair (either of these, auxiliary pytree)"
@@ -108,6 +108,9 @@ def trace_program(loss: Callable[..., Any], static: Static, arrays: list[Any]) -
     taps = name_taps(find_taps(closed))
     batch = range(static.n_params, static.n_params + static.n_batch)
     flow = trace_flow(closed, {tap.address: path for path, tap in taps.items()}, static.n_params, batch)
+    # The way to the loss may lead through where it is computed again.
+    unreached = tuple(path for path in flow.unreached if taps[path].no_gradient != RECOMPUTED)
+    flow = replace(flow, unreached=unreached)
     samples = count_samples(static.merge(arrays)[1])
     sites = tuple(make_site(path, tap, samples, flow) for path, tap in taps.items())
     return Program(closed, jax.tree.structure(shape), has_aux, taps, sites, flow, batch)

@@ -42,7 +42,8 @@ def tap(x: Any, name: str, *, kind: str = "") -> Any:
     """Return `x` unchanged, named `name` for capture.
 
     Args:
-        x: an array, or a pytree of arrays. One leaf is named `name`; several are `name.0`, `name.key`, …
+        x: an array, or a pytree of arrays. One leaf is named `name`; several are `name.0`, `name.key`, …; what only
+            converts to an array (`__jax_array__`) comes back as one.
         name: the site's path, `/` between its segments.
         kind: the class name of the module that `x` comes out of.
     """
@@ -51,5 +52,6 @@ def tap(x: Any, name: str, *, kind: str = "") -> Any:
     marked = [leaf for _, leaf in leaves]
     for i in arrays:
         suffix = "" if len(arrays) == 1 else "." + jax.tree_util.keystr(leaves[i][0], simple=True, separator=".")
-        marked[i] = tap_p.bind(leaves[i][1], name=name + suffix, kind=kind)
+        array = marked[i] if isinstance(marked[i], jax.Array) else marked[i].__jax_array__()
+        marked[i] = tap_p.bind(array, name=name + suffix, kind=kind)
     return jax.tree_util.tree_unflatten(treedef, marked)

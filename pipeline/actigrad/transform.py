@@ -17,8 +17,8 @@ Cost: one forward and one backward pass, as `jax.value_and_grad`, and the memory
 gradient is reduced inside the backward pass, so only the reduction's state leaves it, loops included. Time, compile
 time and temporary memory over the plain step's are measured by `scripts/bench/capture.py`; docs/benchmarks.md has them.
 
-Limits: no callbacks; reverse-mode only, so sites inside a `while_loop` or a custom rule have no gradient (said in
-`frame.missing`). Side effects happen as often as in the plain call.
+Limits: no callbacks; reverse-mode only, so sites inside a `while_loop`, a custom rule, or a remat that the loss itself
+differentiates have no gradient (said in `frame.missing`). Side effects happen as often as in the plain call.
 """
 
 import functools
@@ -101,8 +101,9 @@ def capture(
 ) -> Callable[..., Frame]:
     """Transform `loss(params, batch, ...)` into a function of the same arguments that returns a `Frame`.
 
-    The result is jitted once per shape and composes with `jax.jit`, `jax.vmap` and shardings. Array arguments are
-    traced; anything else (flags, strings) is static and must be hashable.
+    The result is jitted once per shape and composes with `jax.jit`, `jax.vmap`, `jax.grad` and shardings; a reduction's
+    state has no derivative of its own. Array arguments are traced; anything else (flags, strings) is static and must
+    be hashable.
 
     Args:
         loss: returns a real scalar, one value a sample (gradients are then those of the sum), or a pair of either and
@@ -201,7 +202,8 @@ def _marker(request: _Request, taps: dict[Address, Site], reached: set[Address])
     def mark(tap: Tap, x: jax.Array, probe: Any) -> tuple[jax.Array, Any]:
         site = taps[tap.address]
         dims = site.dims[len(tap.front) :]
-        value = reductions.chunk(request.reduction(site, "activation"), jax.lax.stop_gradient(x), dims)
+        choice = request.reduction(site, "activation")
+        value = x if choice is None else reductions.chunk(choice, jax.lax.stop_gradient(x), dims)
         if probe is None:
             return x, value
         note = functools.partial(reached.add, tap.address)

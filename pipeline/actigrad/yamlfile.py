@@ -17,6 +17,7 @@ from typing import Any, cast
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+from ruamel.yaml.scalarbool import ScalarBoolean
 
 from actigrad.errors import ConfigError, Problem
 
@@ -134,7 +135,9 @@ def _plain(node: Any) -> Any:
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_plain(value) for value in node]
-    for kind in (bool, int, float, str):
+    if isinstance(node, bool | ScalarBoolean):  # with an anchor, ruamel's is an int
+        return bool(node)
+    for kind in (int, float, str):
         if isinstance(node, kind):
             return kind(node)
     return node

@@ -70,7 +70,7 @@ def _sample_title(tree, sample: int) -> str:
 
 def _tile(picture: np.ndarray, cmap: Any, clim: tuple[float, float], title: str, name: str) -> hv.Image:
     h, w = picture.shape
-    image: Any = hv.Image(picture[::-1], bounds=(-0.5, -0.5, w - 0.5, h - 0.5), kdims=["x", "y"], vdims=name)
+    image: Any = hv.Image(picture, bounds=(-0.5, -0.5, w - 0.5, h - 0.5), kdims=["x", "y"], vdims=name)
     return image.opts(
         frame_width=76, frame_height=int(76 * h / w), border=4, xaxis=None, yaxis=None, cmap=cmap, clim=clim,
         title=title,
