@@ -1,6 +1,6 @@
 """What the tests of models that others wrote have in common: how to get them, and what to ask of their capture."""
 
-import importlib.util
+import importlib.machinery
 import sys
 import types
 from pathlib import Path
@@ -17,7 +17,7 @@ def bare(*names):
     for name in names:
         if name not in sys.modules:
             top, *rest = name.split(".")
-            (root,) = importlib.util.find_spec(top).submodule_search_locations
+            (root,) = importlib.machinery.PathFinder.find_spec(top).submodule_search_locations
             sys.modules[name] = types.ModuleType(name)
             sys.modules[name].__path__ = [str(Path(root, *rest))]
 
