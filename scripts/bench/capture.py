@@ -6,9 +6,11 @@
 Absolute times on a shared machine are noise, ratios of things measured in turn in one run are not: each round runs the
 plain step and every variant once, and the table gives the median of the rounds' ratios with their quartiles.
 
-    (a) everything    activations and gradients of every site, and parameter gradients, returned
-    (b) summaries     of the same, a `Summary` of each (mean, rms, std, extremes, zeros, non-finite of every neuron)
-    (c) no gradients  activations of every site alone, over the plain jitted forward pass
+    (a) everything        activations and gradients of every site, and parameter gradients, returned
+    (b) summaries         of the same, a `Summary` of each (mean, rms, std, extremes, zeros, non-finite a neuron)
+    (c) no gradients      activations of every site alone, over the plain jitted forward pass
+    (d) summaries apart   (a), then one jitted `Summary` a shape: it compiles less, and holds every array at once
+    (e) one sum           (b) with a single sum a neuron instead of a `Summary`: what XLA asks for any reduction at all
 """
 
 import argparse
@@ -56,6 +58,25 @@ class Result:
     time_high: float
     compile_time: float
     temporary: float
+    plain_temporary: float
+    """MB"""
+
+
+@dataclass(frozen=True)
+class OneSum:
+    """The least that a reduction can be."""
+
+    def chunk(self, x: jax.Array, dims: tuple[str, ...]) -> jax.Array:
+        """Over all but neurons."""
+        return jnp.sum(x, axis=tuple(i for i, dim in enumerate(dims) if dim not in ("neuron", "layer")))
+
+    def combine(self, a: Any, b: Any) -> Any:
+        """Not used here."""
+        return a + b
+
+    def finalize(self, state: Any) -> Any:
+        """Not used here."""
+        return state
 
 
 def make_mlp(width: int, depth: int, samples: int) -> Case:
@@ -120,46 +141,73 @@ def make_steps(case: Case) -> dict[str, tuple[Step, str]]:
     """Every step by name, with the plain one that it is compared to."""
     mean = lambda params, batch: jnp.mean(case.loss(params, batch))
     differentiable = lambda params, batch: jax.value_and_grad(mean, allow_int=True)(params, batch)
-    summary = Summary()
+    capture = partial(actigrad.capture, mean, inputs=False)
     return {
         "plain step": (differentiable, ""),
         "plain forward": (mean, ""),
-        "everything": (actigrad.capture(mean, inputs=False), "plain step"),
-        "summaries": (actigrad.capture(mean, inputs=False, reduce=summary), "plain step"),
-        "no gradients": (actigrad.capture(mean, gradients=False, parameters=False, inputs=False), "plain forward"),
+        "everything": (capture(), "plain step"),
+        "summaries": (capture(reduce=Summary()), "plain step"),
+        "no gradients": (capture(gradients=False, parameters=False), "plain forward"),
+        "summaries apart": (capture(), "plain step"),
+        "one sum": (capture(reduce=OneSum()), "plain step"),
     }
 
 
 def measure(case: Case, rounds: int, compiles: int) -> Iterator[Result]:
     """Each round runs every step once, so that what slows the machine slows all."""
     steps = make_steps(case)
-    compile_times = [{name: _compile(step, case)[0] for name, (step, _) in steps.items()} for _ in range(compiles)]
-    compiled = {name: _compile(step, case)[1] for name, (step, _) in steps.items()}
-    params, batch = jax.device_put((case.params, case.batch))
-    for run in compiled.values():
-        jax.block_until_ready(run(params, batch))
+    make = lambda name: _make_apart(steps[name][0], case) if name == "summaries apart" else _make(steps[name][0], case)
+    made = [{name: make(name) for name in steps} for _ in range(compiles)]
+    last, params, batch = made[-1], *jax.device_put((case.params, case.batch))
+    for one in last.values():
+        jax.block_until_ready(one.run(params, batch))
     times = []
     for _ in range(rounds):
         times.append({})
-        for name, run in compiled.items():
+        for name, one in last.items():
             began = time.perf_counter()
-            jax.block_until_ready(run(params, batch))
+            jax.block_until_ready(one.run(params, batch))
             times[-1][name] = time.perf_counter() - began
-    memory = {name: run.memory_analysis().temp_size_in_bytes for name, run in compiled.items()}
     for name, (_, plain) in steps.items():
         if plain:
             ratios = [one[name] / one[plain] for one in times]
             low, middle, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
-            compiling = statistics.median(one[name] / one[plain] for one in compile_times)
-            yield Result(case.name, name, middle, low, high, compiling, memory[name] / max(1, memory[plain]))
+            compiling = statistics.median(one[name].seconds / one[plain].seconds for one in made)
+            base = last[plain].temporary
+            yield Result(case.name, name, middle, low, high, compiling, last[name].temporary / max(1, base), base / 1e6)
 
 
-def _compile(step: Step, case: Case) -> tuple[float, Any]:
-    """Seconds from Python to machine code, and the result; a fresh function, so that nothing is cached."""
+@dataclass(frozen=True)
+class Made:
+    """A compiled step, the seconds from Python to machine code, and the bytes that it needs besides what it returns."""
+
+    run: Step
+    seconds: float
+    temporary: int
+
+
+def _make(step: Step, case: Case) -> Made:
     jax.clear_caches()
     began = time.perf_counter()
     compiled = jax.jit(lambda params, batch: step(params, batch)).lower(case.params, case.batch).compile()
-    return time.perf_counter() - began, compiled
+    return Made(compiled, time.perf_counter() - began, compiled.memory_analysis().temp_size_in_bytes)
+
+
+def _make_apart(step: Step, case: Case) -> Made:
+    """What `step` returns is reduced after it, by one program a shape."""
+    whole = _make(step, case)
+    frame = whole.run(*jax.device_put((case.params, case.batch)))
+    dims = {site.path: site.dims for site in frame.sites}
+    arrays = lambda frame: [(path, x) for kind in (frame.activations, frame.gradients) for path, x in kind.items()]
+    began = time.perf_counter()
+    reduce = {
+        (x.shape, dims[path]): jax.jit(partial(Summary().chunk, dims=dims[path])).lower(x).compile()
+        for path, x in {(x.shape, dims[path]): (path, x) for path, x in arrays(frame)}.values()
+    }
+    seconds = time.perf_counter() - began
+    run = lambda *args: [reduce[x.shape, dims[path]](x) for path, x in arrays(whole.run(*args))]
+    held = sum(x.nbytes for _, x in arrays(frame))
+    return Made(run, whole.seconds + seconds, whole.temporary + held)
 
 
 def _normal(*shape: int) -> np.ndarray:
@@ -172,13 +220,15 @@ def print_results(results: list[Result]) -> None:
     table.title = f"capture over the plain step, on {jax.devices()[0].device_kind}, jax {jax.__version__}"
     for name in ("model", "variant"):
         table.add_column(name)
-    for name in ("time", "quartiles", "compile time", "temporary memory"):
+    for name in ("time", "quartiles", "compile time", "temporary memory", "of MB"):
         table.add_column(name, justify="right")
     for one in results:
         spread = f"{one.time_low:.2f} – {one.time_high:.2f}"
+        memory = f"{one.temporary:.2f}" if one.plain_temporary >= 1 else "–"
         table.add_row(
-            one.model, one.variant, f"{one.time:.2f}", spread, f"{one.compile_time:.2f}", f"{one.temporary:.2f}"
-        )
+            one.model, one.variant, f"{one.time:.2f}", spread, f"{one.compile_time:.2f}", memory,
+            f"{one.plain_temporary:.1f}",
+        )  # fmt: skip
     Console(width=120).print(table)
 
 

@@ -22,10 +22,11 @@ import jax
 
 from actigrad.errors import CaptureError
 
-BUILT_IN = {"flax.nnx": "nnx", "flax.linen": "linen", "equinox": "equinox", "haiku": "haiku"}
+# Keras first: it can be told to make its layers NNX modules.
+BUILT_IN = {"keras": "keras", "flax.nnx": "nnx", "flax.linen": "linen", "equinox": "equinox", "haiku": "haiku"}
 EXPECTED = (
-    "a flax.nnx.Module, a pair (flax.linen.Module, variables), an equinox.Module, or what Haiku transformed with what it "
-    "holds, (haiku.Transformed, params) or (haiku.TransformedWithState, params, state)"
+    "a flax.nnx.Module, a pair (flax.linen.Module, variables), an equinox.Module, a built keras.Model or keras.Layer, "
+    "a pair (haiku.Transformed, params), or a triple (haiku.TransformedWithState, params, state)"
 )
 # True where modules are tapped. It is part of the key of JAX's caches: what a model jits within itself is traced anew
 # here though the user called it before, and what is traced here is not met outside.
@@ -36,9 +37,10 @@ def observe(model: Any, *parts: Any) -> tuple[Callable[..., Any], Any]:
     """A pure `apply(params, *inputs)` and its params.
 
     Args:
-        model: a `flax.nnx.Module`, a pair (`flax.linen.Module`, variables), an `equinox.Module`, a pair
-            (`haiku.Transformed`, params), a triple (`haiku.TransformedWithState`, params, state), or what an adapter of
-            a third party knows. The adapters in this folder tell more of each.
+        model: a `flax.nnx.Module`, a pair (`flax.linen.Module`, variables), an `equinox.Module`, a built
+            `keras.Model` or `keras.Layer`, a pair (`haiku.Transformed`, params), a triple
+            (`haiku.TransformedWithState`, params, state), or what an adapter of a third party knows. The adapters in
+            this folder tell more of each.
         parts: the rest of such a tuple, so that `observe(module, variables)` is `observe((module, variables))`.
 
     Raises:
