@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models.foreign import assert_same, assert_true, assert_whole, bare, images, randomised, some, tokens, uneven
 
 import actigrad
+from models.foreign import assert_same, assert_true, assert_whole, bare, images, randomised, some, tokens, uneven
 
 
 def named_modules(module, prefix):
@@ -120,7 +120,9 @@ def test_a_scanned_decoder_with_remat_of_levanter(gpt2, monkeypatch):
         between = [expected["embeddings/dropout"], *layers["transformer/blocks/0"][:-1]]
         expected |= stacked | {"scan(layers)__carry": np.stack(between), "transformer": expected["transformer/ln_f"]}
         assert len(stacked) == 11
-        assert_same({path: x for path, x in found.items() if not ("__input" in path or "dot_general" in path)}, expected)
+        assert_same(
+            {path: x for path, x in found.items() if not ("__input" in path or "dot_general" in path)}, expected
+        )
     assert_true(loss, params, {}, sites=["**/dot_general", *some(frame)])
 
 

@@ -4,9 +4,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import pytest
-from models.foreign import assert_same, assert_true, assert_whole, images, randomised, some, uneven
 
 import actigrad
+from models.foreign import assert_same, assert_true, assert_whole, images, randomised, some, uneven
+
 
 def resnet(version):
     """A function of Haiku's ResNet; where its last convolutions look, batch norm still has 16 values to average."""

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models.foreign import assert_whole, randomised, tokens
 
 import actigrad
+from models.foreign import assert_whole, randomised, tokens
 
 CLOSE = 1e-4  # of the largest element at each site
 
@@ -72,7 +72,10 @@ def assert_twins(frame, hooked, module_of):
         activation, gradient = frame.activations[site.path], frame.gradients[site.path]
         if outputs[module].shape[0] == 1:  # PyTorch looks positions up once for the whole batch
             activation, gradient = activation[:1], gradient.sum(0, keepdims=True)
-        for name, found, expected in (("activation", activation, outputs[module]), ("gradient", gradient, gradients[module])):
+        for name, found, expected in (
+            ("activation", activation, outputs[module]),
+            ("gradient", gradient, gradients[module]),
+        ):
             assert found.shape == expected.shape
             apart[site.path, name] = float(np.abs(found - expected).max() / np.abs(expected).max())
     assert not (wrong := {place: value for place, value in apart.items() if not value <= CLOSE}), wrong

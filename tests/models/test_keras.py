@@ -1,7 +1,7 @@
 """Keras 3 on JAX: what is captured is what a Keras model with many outputs gives, and probes by hand say the same.
 
-The gradients are compared with those of explicit probes: zeros that each layer's `call` adds to its output, by which the
-loss is differentiated. So are the activations of layers within layers, which no Keras model has as outputs.
+The gradients are compared with those of explicit probes: zeros that each layer's `call` adds to its output, by which
+the loss is differentiated. So are the activations of layers within layers, which no Keras model has as outputs.
 """
 
 # pyright: reportMissingImports=false
@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import keras
 import pytest
-from models.foreign import assert_same, assert_true, assert_whole, images, randomised, some, tokens, uneven
 
 import actigrad
+from models.foreign import assert_same, assert_true, assert_whole, images, randomised, some, tokens, uneven
 
 
 def named_layers(model):

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from models.foreign import assert_same, assert_true, assert_whole, bare, images, randomised, some, tokens, uneven
 
 import actigrad
+from models.foreign import assert_same, assert_true, assert_whole, bare, images, randomised, some, tokens, uneven
 
 
 def name_leaves(path, output):
@@ -126,16 +126,12 @@ def test_a_vision_transformer_of_transformers():
 def test_a_resnet_of_transformers_at_rest_and_in_training(training):
     from transformers import FlaxResNetModel, ResNetConfig
 
-    config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic", hidden_act="swish"
-    )
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic", hidden_act="swish")
     model = FlaxResNetModel(config, input_shape=(1, 16, 16, 3))
     variables = randomised(model.params)
     options = {"deterministic": False, "mutable": ["batch_stats"]} if training else {}
     output = lambda out: (out[0] if training else out).last_hidden_state
-    frame = assert_captured(
-        model.module, variables, images((4, 16, 16, 3)), output=output, **options
-    )
+    frame = assert_captured(model.module, variables, images((4, 16, 16, 3)), output=output, **options)
     assert {site.kind for site in frame.sites} >= {"Conv", "BatchNorm", "FlaxResNetBasicLayer"}
 
 

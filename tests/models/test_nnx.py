@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from models.foreign import assert_same, assert_true, assert_whole, bare, randomised, some, tokens, uneven
 
 import actigrad
+from models.foreign import assert_same, assert_true, assert_whole, bare, randomised, some, tokens, uneven
 
 # tunix names shardings and reads variables as an older Flax had it.
 pytestmark = [
