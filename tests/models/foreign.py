@@ -17,7 +17,7 @@ def bare(*names):
     for name in names:
         if name not in sys.modules:
             top, *rest = name.split(".")
-            root = importlib.machinery.PathFinder.find_spec(top).submodule_search_locations[0]
+            root = Path(importlib.machinery.PathFinder.find_spec(top).origin).parent
             sys.modules[name] = types.ModuleType(name)
             sys.modules[name].__path__ = [str(Path(root, *rest))]
 
