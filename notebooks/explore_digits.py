@@ -28,15 +28,15 @@ from pathlib import Path
 import holoviews as hv
 
 from actigrad import views
-from actigrad.store import open_store, read_sites
+from actigrad.storage.store import open_store, read_sites
 
 hv.extension("bokeh")
 
 store_path = Path("runs/digits_quick.zarr" if QUICK else "runs/digits/digits.zarr")
 if not store_path.exists():
-    from actigrad.configfile import load_config
-    from actigrad.job import load
-    from actigrad.run import run
+    from actigrad.config.files import load_config
+    from actigrad.runs.job import load
+    from actigrad.runs.run import run
 
     root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "configs").is_dir())
     small = ["train.steps=60", "data.samples=200"] if QUICK else []

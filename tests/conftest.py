@@ -55,9 +55,9 @@ def digits_store(tmp_path_factory, root) -> Path:
 
 
 def _run_digits(root: Path, store: Path) -> None:
-    from actigrad.configfile import load_config
-    from actigrad.job import load
-    from actigrad.run import run
+    from actigrad.config.files import load_config
+    from actigrad.runs.job import load
+    from actigrad.runs.run import run
 
     small = ["data.samples=64", "data.batch_size=32", "model.options.width=8", "train.steps=4", "train.record_every=2"]
     config = load_config(root / "configs/digits.yaml", [*small, f"store.path={store}"])

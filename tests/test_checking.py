@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import actigrad
-from actigrad import checking
+from actigrad.engine import checking
 
 RNG = np.random.default_rng(0)
 PARAMS = {

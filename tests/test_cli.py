@@ -8,10 +8,10 @@ import pytest
 import xarray
 
 from actigrad import cli
-from actigrad.checking import Report, Verdict
-from actigrad.estimate import Estimate, MemoryEstimate, SiteCost
-from actigrad.memory import Memory
+from actigrad.engine.checking import Report, Verdict
+from actigrad.engine.memory import Memory
 from actigrad.progress import _short, print_estimate, print_memory, print_sites
+from actigrad.runs.estimate import Estimate, MemoryEstimate, SiteCost
 from actigrad.sites import Site
 
 OWN = """
@@ -241,7 +241,7 @@ def test_check_ends_with_1_where_something_is_wrong_and_tells_it(folder, call, m
         fine = Verdict("cut", "hidden", True, 7.0, 7.0)
         return Report((wrong, kink, fine), {"which": "its dtype is int32"}, ("deadend",))
 
-    monkeypatch.setattr("actigrad.checking.check", check)
+    monkeypatch.setattr("actigrad.engine.checking.check", check)
     code, out, _ = call("check", "run.yaml", "--samples", "3")
     assert (code, asked) == (1, [3])
     assert re.search(r"hidden +NO +open +yes\n", out)

@@ -8,10 +8,10 @@ import jsonschema
 import pydantic
 import pytest
 
-from actigrad.config import CaptureRule, Config, json_schema
-from actigrad.configfile import load_config, locate
+from actigrad.config.files import load_config, locate
+from actigrad.config.records import CaptureRule, Config, json_schema
+from actigrad.config.yamlfile import read_yaml
 from actigrad.errors import ConfigError, Problem
-from actigrad.yamlfile import read_yaml
 
 MINIMAL = """
 model: {factory: "package.module:build"}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import xarray
 
-from actigrad.configfile import load_config
-from actigrad.references import resolve
+from actigrad.config.files import load_config
+from actigrad.config.references import resolve
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

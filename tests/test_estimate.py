@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from actigrad.configfile import load_config
-from actigrad.estimate import _available_bytes, estimate, estimate_memory
-from actigrad.job import load
-from actigrad.store import open_store
+from actigrad.config.files import load_config
+from actigrad.runs.estimate import _available_bytes, estimate, estimate_memory
+from actigrad.runs.job import load
+from actigrad.storage.store import open_store
 
 SMALL = ["data.samples=64", "data.batch_size=32", "model.options.width=8", "train.steps=4", "train.record_every=2"]
 

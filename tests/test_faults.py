@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from actigrad.journal import Journal, journal_path, read_commits
-from actigrad.store import open_store
+from actigrad.storage.journal import Journal, journal_path, read_commits
+from actigrad.storage.store import open_store
 
 MODEL = """
 import time

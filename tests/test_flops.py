@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from actigrad.flops import count_flops
+from actigrad.engine.flops import count_flops
 
 A = jax.ShapeDtypeStruct((8, 5, 6), jnp.float32)
 IMAGE = jax.ShapeDtypeStruct((2, 9, 9, 4), jnp.float32)

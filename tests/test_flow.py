@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import actigrad
-from actigrad.program import split_arguments, trace_program
+from actigrad.engine.program import split_arguments, trace_program
 from actigrad.sites import Work
 
 X = jnp.ones((4, 3))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actigrad.errors import StoreError
-from actigrad.grid import (
+from actigrad.storage.grid import (
     BLOCK_BYTES,
     PASSING_BYTES,
     SEGMENT_BYTES,

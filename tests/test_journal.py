@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from actigrad.errors import StoreError
-from actigrad.journal import Journal, journal_path, read_commits
+from actigrad.storage.journal import Journal, journal_path, read_commits
 
 PRINT = {"config": "a", "data": "b"}
 
@@ -67,7 +67,7 @@ def test_beginning_forgets_everything(store):
 
 
 def test_a_second_process_is_refused_while_the_first_holds_it_and_a_dead_one_holds_nothing(store):
-    script = f"from actigrad.journal import Journal; kept = Journal({str(store)!r})"
+    script = f"from actigrad.storage.journal import Journal; kept = Journal({str(store)!r})"
     code = f"{script}; import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with Journal(store):
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

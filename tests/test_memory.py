@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import actigrad
-from actigrad.memory import largest_batch
+from actigrad.engine.memory import largest_batch
 
 WIDTH = 64
 PARAMS = jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32)

@@ -14,7 +14,7 @@ import pytest
 
 import actigrad
 import oracle
-from actigrad.job import named_leaves
+from actigrad.runs.job import named_leaves
 from actigrad.zoo import decoder, digits
 
 LAYERS, HEADS = 3, 2

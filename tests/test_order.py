@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from actigrad.order import label_order, natural_order, score_order
+from actigrad.pictures.order import label_order, natural_order, score_order
 
 
 @given(arrays(np.int64, st.integers(1, 60), elements=st.integers(-3, 5)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actigrad.metrics import bin_edges
-from actigrad.palette import CLIPPED_SHARE, DIVERGING, NOT_FINITE, SEQUENTIAL, Scale, make_scale
+from actigrad.pictures.palette import CLIPPED_SHARE, DIVERGING, NOT_FINITE, SEQUENTIAL, Scale, make_scale
 
 EDGES = np.asarray(bin_edges())
 

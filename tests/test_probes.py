@@ -12,7 +12,7 @@ from jax import lax
 
 import actigrad
 from actigrad import reduce as reductions
-from actigrad.probes import enter, make_probe, open_tap, pack, state_of_zeros, unpack
+from actigrad.engine.probes import enter, make_probe, open_tap, pack, state_of_zeros, unpack
 from actigrad.reduce import (
     ActiveFraction,
     BottomK,

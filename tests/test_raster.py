@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actigrad.errors import ViewError
-from actigrad.raster import rasterise
+from actigrad.pictures.raster import rasterise
 
 sizes = st.integers(1, 97)
 pixels = st.tuples(st.integers(1, 40), st.integers(1, 40))

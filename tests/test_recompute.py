@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import actigrad
+from actigrad.engine.jaxprs import REMAT
 from actigrad.errors import NoSuchSite
-from actigrad.jaxprs import REMAT
 
 PARAMS = [jax.random.normal(jax.random.key(i), (16, 16)) / 4 for i in range(4)]
 X = jax.random.normal(jax.random.key(9), (512, 16))

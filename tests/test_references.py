@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from actigrad.config.references import resolve
 from actigrad.errors import ConfigError
-from actigrad.references import resolve
 
 
 def problem_of(reference):

@@ -6,7 +6,7 @@ import pytest
 import zarr
 
 from actigrad.report import write_report
-from actigrad.store import finalize_store
+from actigrad.storage.store import finalize_store
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 FLAGS = [
@@ -58,7 +58,7 @@ def test_every_picture_is_drawn_and_fits_the_page(page):
 def test_what_the_browser_holds_is_what_the_store_holds(page, digits_store):
     import numpy as np
 
-    from actigrad.store import open_store
+    from actigrad.storage.store import open_store
 
     stored = open_store(digits_store)["sites/head/logits/full"]["activation"].values
     script = """() => {

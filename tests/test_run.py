@@ -9,16 +9,16 @@ import pytest
 import xarray
 
 import actigrad
-from actigrad import grid
-from actigrad.config import Config
+from actigrad.config.records import Config
 from actigrad.errors import CaptureError, ConfigError, StoreError
-from actigrad.job import load
-from actigrad.journal import journal_path, read_commits
 from actigrad.metrics import METRICS
-from actigrad.record import StepCapture
-from actigrad.run import run
-from actigrad.store import open_store
-from actigrad.writer import Writer
+from actigrad.runs.job import load
+from actigrad.runs.record import StepCapture
+from actigrad.runs.run import run
+from actigrad.storage import grid
+from actigrad.storage.journal import journal_path, read_commits
+from actigrad.storage.store import open_store
+from actigrad.storage.writer import Writer
 
 MODEL = """
 import flax.nnx as nnx, jax, jax.numpy as jnp, numpy as np

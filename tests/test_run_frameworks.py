@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import xarray
 
-from actigrad.config import Config
+from actigrad.config.records import Config
 from actigrad.frameworks import observe
-from actigrad.job import load
-from actigrad.run import run
+from actigrad.runs.job import load
+from actigrad.runs.run import run
 
 MODELS = """
 import equinox as eqx, haiku as hk, jax, jax.numpy as jnp, keras, numpy as np
@@ -30,6 +30,7 @@ def build_haiku(*, seed):
     return model, model.init(KEY, jnp.zeros((1, 4)))
 
 def build_keras(*, seed):
+    keras.utils.clear_session()  # Keras counts the names of layers up over the life of the process
     keras.utils.set_random_seed(seed)
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)], name="net")
 

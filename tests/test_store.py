@@ -9,7 +9,7 @@ import zarr
 
 from actigrad.errors import StoreError
 from actigrad.sites import Work
-from actigrad.store import check_absent, describe, is_store, open_store, read_sites, validate_store
+from actigrad.storage.store import check_absent, describe, is_store, open_store, read_sites, validate_store
 
 
 @pytest.fixture

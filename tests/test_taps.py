@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import actigrad
-from actigrad.taps import tap, tap_p
+from actigrad.engine.taps import tap, tap_p
 
 X = jnp.arange(6.0).reshape(3, 2)
 

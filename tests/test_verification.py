@@ -9,17 +9,17 @@ import pytest
 import xarray
 import zarr
 
-from actigrad import grid
-from actigrad.config import Config
+from actigrad.config.records import Config
 from actigrad.errors import StoreError
-from actigrad.job import load
-from actigrad.journal import journal_path
-from actigrad.record import StepCapture
-from actigrad.repair import repair
-from actigrad.run import run
-from actigrad.store import open_store
-from actigrad.verification import verify
-from actigrad.writer import Writer
+from actigrad.runs.job import load
+from actigrad.runs.record import StepCapture
+from actigrad.runs.repair import repair
+from actigrad.runs.run import run
+from actigrad.storage import grid
+from actigrad.storage.journal import journal_path
+from actigrad.storage.store import open_store
+from actigrad.storage.verification import verify
+from actigrad.storage.writer import Writer
 
 MODEL = """
 import flax.nnx as nnx, jax, jax.numpy as jnp, numpy as np

@@ -11,8 +11,8 @@ from bokeh.models import Title
 from actigrad import views
 from actigrad.errors import ViewError
 from actigrad.metrics import METRICS
-from actigrad.palette import NOT_FINITE
-from actigrad.store import open_store, read_sites
+from actigrad.pictures.palette import NOT_FINITE
+from actigrad.storage.store import open_store, read_sites
 from actigrad.views.neurons import _whole
 from actigrad.views.reading import describe_quantity, find_summary
 

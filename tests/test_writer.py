@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import zarr
 
-from actigrad import journal, writer
 from actigrad.errors import StoreError
-from actigrad.journal import Journal, read_commits
-from actigrad.schema import ArraySpec, Template
-from actigrad.store import create_store
-from actigrad.writer import Writer
+from actigrad.storage import journal, writer
+from actigrad.storage.journal import Journal, read_commits
+from actigrad.storage.schema import ArraySpec, Template
+from actigrad.storage.store import create_store
+from actigrad.storage.writer import Writer
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from ruamel.yaml import YAML
 
+from actigrad.config.yamlfile import read_yaml
 from actigrad.errors import ConfigError
-from actigrad.yamlfile import read_yaml
 
 
 @pytest.fixture

@@ -10,33 +10,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from actigrad.attribution import gradient_times_activation, integrated_gradients, patch, smooth_gradients
-    from actigrad.checking import check
+    from actigrad.engine.attribution import gradient_times_activation, integrated_gradients, patch, smooth_gradients
+    from actigrad.engine.checking import check
+    from actigrad.engine.memory import measure_memory
+    from actigrad.engine.per_sample import sample_gradient_norms
+    from actigrad.engine.recompute import recompute_between
+    from actigrad.engine.taps import tap
+    from actigrad.engine.transform import Frame, capture, list_sites
     from actigrad.errors import ActigradError
     from actigrad.frameworks import observe
-    from actigrad.memory import measure_memory
-    from actigrad.per_sample import sample_gradient_norms
-    from actigrad.recompute import recompute_between
     from actigrad.sites import Site
-    from actigrad.taps import tap
-    from actigrad.transform import Frame, capture, list_sites
 
 _HOMES = {
     "ActigradError": "errors",
-    "Frame": "transform",
+    "Frame": "engine.transform",
     "Site": "sites",
-    "capture": "transform",
-    "check": "checking",
-    "gradient_times_activation": "attribution",
-    "integrated_gradients": "attribution",
-    "list_sites": "transform",
-    "measure_memory": "memory",
+    "capture": "engine.transform",
+    "check": "engine.checking",
+    "gradient_times_activation": "engine.attribution",
+    "integrated_gradients": "engine.attribution",
+    "list_sites": "engine.transform",
+    "measure_memory": "engine.memory",
     "observe": "frameworks",
-    "patch": "attribution",
-    "recompute_between": "recompute",
-    "sample_gradient_norms": "per_sample",
-    "smooth_gradients": "attribution",
-    "tap": "taps",
+    "patch": "engine.attribution",
+    "recompute_between": "engine.recompute",
+    "sample_gradient_norms": "engine.per_sample",
+    "smooth_gradients": "engine.attribution",
+    "tap": "engine.taps",
 }
 
 __all__ = [

@@ -50,8 +50,8 @@ def run(
     if resume and overwrite:
         raise typer.BadParameter("--resume and --overwrite exclude each other")
     job = _load(config, set_)
-    from actigrad import run as running
     from actigrad.progress import Bars, print_result
+    from actigrad.runs import run as running
 
     store, html = job.config.store.path, job.config.report.path if job.config.report else None
     instead = " in place of --overwrite" if overwrite else ""
@@ -86,8 +86,8 @@ def plan(
     ] = False,
 ) -> None:
     """Tell what a run will need: bytes a site and in all, the free disk, on request memory. Computes nothing."""
-    from actigrad.estimate import estimate, estimate_memory
     from actigrad.progress import print_estimate, print_memory
+    from actigrad.runs.estimate import estimate, estimate_memory
 
     job = _load(config, set_)
     needed = estimate(job)
@@ -103,7 +103,7 @@ def check(
     samples: Annotated[int, typer.Option(help="How many samples to check with.")] = 32,
 ) -> None:
     """Verify capture on the config's own model, without a reference. Exit 1 when anything is wrong."""
-    from actigrad.checking import check as verify
+    from actigrad.engine.checking import check as verify
     from actigrad.progress import print_report
 
     job = _load(config, set_)
@@ -116,7 +116,7 @@ def check(
 def info(store: StorePath) -> None:
     """Tell what a store holds."""
     from actigrad.progress import print_facts
-    from actigrad.store import describe
+    from actigrad.storage.store import describe
 
     print_facts(describe(store))
 
@@ -125,7 +125,7 @@ def info(store: StorePath) -> None:
 def verify(store: StorePath) -> None:
     """Read every chunk against its checksum, and the journal. Exit 1 when anything is missing or damaged."""
     from actigrad.progress import Bars, print_verification
-    from actigrad.verification import verify as read_all
+    from actigrad.storage.verification import verify as read_all
 
     with _stoppable("Nothing was changed."), Bars() as bars:
         found = read_all(store, bars.counting("chunks", "chunk"))
@@ -136,7 +136,7 @@ def verify(store: StorePath) -> None:
 @app.command()
 def repair(store: StorePath) -> None:
     """Capture again what is missing or damaged in a store, and nothing else. Run it where the run was run."""
-    from actigrad.repair import repair as mend
+    from actigrad.runs.repair import repair as mend
 
     with _stoppable("What was repaired so far is on the disk; run it again."):
         done = mend(store, told=lambda what: print(what, file=sys.stderr))
@@ -161,16 +161,16 @@ def report(
 @app.command()
 def schema() -> None:
     """Print the config's JSON Schema, so that editors complete it."""
-    from actigrad.config import json_schema
+    from actigrad.config.records import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 
 
 def _load(config: Path, overrides: list[str], *, planned: bool = True) -> Any:
-    from actigrad.configfile import load_config, locate
+    from actigrad.config.files import load_config, locate
 
     checked = load_config(config, overrides)
-    from actigrad.job import load  # after the check: JAX takes seconds to import, and a typo should not
+    from actigrad.runs.job import load  # after the check: JAX takes seconds to import, and a typo should not
 
     try:
         job = load(checked)

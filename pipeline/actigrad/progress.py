@@ -15,10 +15,10 @@ from rich.tree import Tree
 from actigrad.sites import Site, Work
 
 if TYPE_CHECKING:
-    from actigrad.checking import Report
-    from actigrad.estimate import Estimate, MemoryEstimate
-    from actigrad.run import Result
-    from actigrad.verification import Verification
+    from actigrad.engine.checking import Report
+    from actigrad.runs.estimate import Estimate, MemoryEstimate
+    from actigrad.runs.run import Result
+    from actigrad.storage.verification import Verification
 
 
 class _Rate(ProgressColumn):

@@ -22,9 +22,9 @@ from bokeh.resources import Resources
 from actigrad import views
 from actigrad.errors import StoreError, ViewError
 from actigrad.metrics import METRICS
-from actigrad.schema import site_group
 from actigrad.sites import Site
-from actigrad.store import open_store, read_samples, read_sites
+from actigrad.storage.schema import site_group
+from actigrad.storage.store import open_store, read_samples, read_sites
 
 PIXELS = (128, 460)
 BUDGET = 11 * 2**20

@@ -36,7 +36,7 @@ class Work:
 
     Attributes:
         operations: primitives by name with how often they run, in program order; what only moves data is left out.
-        flops: floating-point operations of the forward pass over the batch that was traced (`actigrad.flops`).
+        flops: floating-point operations of the forward pass over the batch that was traced (`actigrad.engine.flops`).
         parameters: how many parameter values are read here first.
     """
 

@@ -24,9 +24,9 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from actigrad.engine.taps import tap
 from actigrad.errors import CaptureError
 from actigrad.frameworks import check_params
-from actigrad.taps import tap
 
 JITTED = (
     "observe got what equinox.filter_jit returned, in which no module can be seen; expected the equinox.Module that it "

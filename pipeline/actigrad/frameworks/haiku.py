@@ -22,8 +22,8 @@ from typing import Any
 import haiku as hk
 import jax
 
+from actigrad.engine.taps import tap
 from actigrad.frameworks import OBSERVED, check_params
-from actigrad.taps import tap
 
 
 def observe(model: Any) -> tuple[Callable[..., Any], Mapping[str, Any]] | None:

@@ -25,9 +25,9 @@ from typing import Any
 import jax
 import keras
 
+from actigrad.engine.taps import tap
 from actigrad.errors import CaptureError
 from actigrad.frameworks import OBSERVED, check_params
-from actigrad.taps import tap
 
 KINDS = ("trainable_variables", "non_trainable_variables")
 ONE_TRACE = threading.RLock()

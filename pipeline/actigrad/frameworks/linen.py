@@ -19,8 +19,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from actigrad.engine.taps import tap
 from actigrad.frameworks import OBSERVED, check_params
-from actigrad.taps import tap
 
 
 def observe(model: Any) -> tuple[Callable[..., Any], Mapping[str, Any]] | None:

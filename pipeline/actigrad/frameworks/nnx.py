@@ -16,8 +16,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from actigrad.engine.taps import tap
 from actigrad.frameworks import check_params
-from actigrad.taps import tap
 
 
 def observe(model: Any) -> tuple[Callable[..., Any], dict[str, Any]] | None:

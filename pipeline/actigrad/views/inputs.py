@@ -7,8 +7,8 @@ import holoviews as hv
 import numpy as np
 
 from actigrad.errors import ViewError
-from actigrad.palette import DIVERGING, NOT_FINITE
-from actigrad.store import read_samples
+from actigrad.pictures.palette import DIVERGING, NOT_FINITE
+from actigrad.storage.store import read_samples
 from actigrad.views.reading import Store, find_group, open_tree
 
 

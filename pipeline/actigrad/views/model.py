@@ -6,9 +6,9 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 
-from actigrad.palette import MAGNITUDE, NOT_FINITE
+from actigrad.pictures.palette import MAGNITUDE, NOT_FINITE
 from actigrad.sites import Site
-from actigrad.store import read_samples, read_sites
+from actigrad.storage.store import read_samples, read_sites
 from actigrad.views.reading import (
     Store,
     count_neurons,

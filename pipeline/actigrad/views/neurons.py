@@ -8,12 +8,12 @@ from holoviews.operation.datashader import rasterize
 from holoviews.streams import PlotSize, RangeXY
 
 from actigrad.errors import ViewError
-from actigrad.order import label_order, natural_order, score_order
-from actigrad.palette import MAGNITUDE, NOT_FINITE, Scale, make_scale
-from actigrad.raster import Aggregate, rasterise
-from actigrad.schema import site_group
+from actigrad.pictures.order import label_order, natural_order, score_order
+from actigrad.pictures.palette import MAGNITUDE, NOT_FINITE, Scale, make_scale
+from actigrad.pictures.raster import Aggregate, rasterise
 from actigrad.sites import Site
-from actigrad.store import read_samples
+from actigrad.storage.schema import site_group
+from actigrad.storage.store import read_samples
 from actigrad.views.reading import (
     Store,
     describe_quantity,

@@ -8,9 +8,9 @@ import xarray
 
 from actigrad.errors import ViewError, nearest
 from actigrad.metrics import METRICS
-from actigrad.schema import site_group
 from actigrad.sites import Site
-from actigrad.store import open_store, read_samples, read_sites
+from actigrad.storage.schema import site_group
+from actigrad.storage.store import open_store, read_samples, read_sites
 
 Store = xarray.DataTree | str | Path
 WIDTH = 920

@@ -19,9 +19,9 @@ import numpy as np
 import zarr
 
 from actigrad.errors import StoreError
-from actigrad.grid import chunk_indices
-from actigrad.journal import read_commits
-from actigrad.store import is_store, read_attributes
+from actigrad.storage.grid import chunk_indices
+from actigrad.storage.journal import read_commits
+from actigrad.storage.store import is_store, read_attributes
 
 THREADS = 4
 

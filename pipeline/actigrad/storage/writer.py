@@ -17,8 +17,8 @@ import numpy as np
 import zarr
 
 from actigrad.errors import StoreError
-from actigrad.grid import Region, chunk_indices, validate_region
-from actigrad.journal import Journal, sync
+from actigrad.storage.grid import Region, chunk_indices, validate_region
+from actigrad.storage.journal import Journal, sync
 
 THREADS = max(1, min(4, (os.cpu_count() or 2) // 2))
 QUEUE_BYTES = 2**29

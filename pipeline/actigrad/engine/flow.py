@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 
-from actigrad.flops import MOVES, count_flops
-from actigrad.jaxprs import CUSTOM_RULES, INLINED, REMAT, Address, is_tap, parts, scan_layout, sub_jaxprs
+from actigrad.engine.flops import MOVES, count_flops
+from actigrad.engine.jaxprs import CUSTOM_RULES, INLINED, REMAT, Address, is_tap, parts, scan_layout, sub_jaxprs
 from actigrad.sites import Work
 
 LOSS = "loss"

@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from actigrad.config import Config
+from actigrad.config.records import Config
 from actigrad.errors import StoreError
-from actigrad.grid import Region, chunk_indices
-from actigrad.job import Job, load
-from actigrad.journal import Journal
-from actigrad.record import StepCapture
-from actigrad.schema import Template
-from actigrad.store import finalize_store, read_attributes, restore_metadata, write_coordinate
-from actigrad.verification import Damage, verify
-from actigrad.writer import Writer
+from actigrad.storage.grid import Region, chunk_indices
+from actigrad.runs.job import Job, load
+from actigrad.storage.journal import Journal
+from actigrad.runs.record import StepCapture
+from actigrad.storage.schema import Template
+from actigrad.storage.store import finalize_store, read_attributes, restore_metadata, write_coordinate
+from actigrad.storage.verification import Damage, verify
+from actigrad.storage.writer import Writer
 
 Chunks = dict[str, set[tuple[int, ...]]]
 

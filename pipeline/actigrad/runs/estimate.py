@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import psutil
 
-from actigrad.job import Job
-from actigrad.memory import Memory, largest_batch, measure_memory
-from actigrad.recompute import recompute_between
-from actigrad.record import make_capture
-from actigrad.schema import site_group
+from actigrad.runs.job import Job
+from actigrad.engine.memory import Memory, largest_batch, measure_memory
+from actigrad.engine.recompute import recompute_between
+from actigrad.runs.record import make_capture
+from actigrad.storage.schema import site_group
 from actigrad.sites import exactly, outermost
-from actigrad.store import free_space
+from actigrad.storage.store import free_space
 
 
 @dataclass(frozen=True)

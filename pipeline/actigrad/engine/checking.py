@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actigrad.flow import LOSS
-from actigrad.program import Program, Static, split_arguments, sum_losses, trace_program
-from actigrad.rewrite import Rewriter
+from actigrad.engine.flow import LOSS
+from actigrad.engine.program import Program, Static, split_arguments, sum_losses, trace_program
+from actigrad.engine.rewrite import Rewriter
+from actigrad.engine.transform import Frame, Patterns, capture
 from actigrad.sites import Site, choose
-from actigrad.transform import Frame, Patterns, capture
 
 CLOSE = 1e-3
 NUDGE_CLOSE = 5e-2

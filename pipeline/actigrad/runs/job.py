@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actigrad.config import Config
+from actigrad.config.records import Config
 from actigrad.errors import ActigradError, CaptureError, ConfigError, Problem
-from actigrad.flow import LOSS
+from actigrad.engine.flow import LOSS
 from actigrad.frameworks import observe
-from actigrad.program import Program, split_arguments, trace_program
-from actigrad.references import resolve
-from actigrad.schema import Plan, Template, Tensors, make_plans, make_template
+from actigrad.engine.program import Program, split_arguments, trace_program
+from actigrad.config.references import resolve
+from actigrad.storage.schema import Plan, Template, Tensors, make_plans, make_template
 from actigrad.sites import Site, Work, choose
 
 Batch = dict[str, np.ndarray]

@@ -19,9 +19,9 @@ import jax
 from jax import lax
 from jax.extend.core import JaxprEqn, Literal
 
-from actigrad.jaxprs import INLINED, Address, parts, scan_layout, sub_jaxprs
-from actigrad.program import split_arguments, trace_program
-from actigrad.rewrite import bind
+from actigrad.engine.jaxprs import INLINED, Address, parts, scan_layout, sub_jaxprs
+from actigrad.engine.program import split_arguments, trace_program
+from actigrad.engine.rewrite import bind
 from actigrad.sites import choose
 
 

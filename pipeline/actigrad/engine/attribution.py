@@ -22,11 +22,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from actigrad.engine.program import Program, split_arguments, sum_losses, trace_program
+from actigrad.engine.rewrite import Rewriter
+from actigrad.engine.transform import Frame, Patterns, capture
 from actigrad.errors import CaptureError
-from actigrad.program import Program, split_arguments, sum_losses, trace_program
-from actigrad.rewrite import Rewriter
 from actigrad.sites import choose, exactly
-from actigrad.transform import Frame, Patterns, capture
 
 
 def gradient_times_activation(frame: Frame) -> dict[str, jax.Array]:

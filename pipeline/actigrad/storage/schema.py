@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from actigrad.config import CaptureRule, Config
+from actigrad.config.records import CaptureRule, Config
 from actigrad.errors import CaptureError
-from actigrad.grid import BLOCK_BYTES, block_rows, segment_rows
 from actigrad.metrics import METRICS, SPECIAL, bin_edges
 from actigrad.sites import Site, Work, choose
+from actigrad.storage.grid import BLOCK_BYTES, block_rows, segment_rows
 
 SCHEMA_VERSION = 1
 RESERVED = re.compile(r"(full|summary|orders|levels)_*")

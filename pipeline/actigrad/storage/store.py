@@ -25,9 +25,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from actigrad.errors import StoreError
-from actigrad.journal import journal_path
-from actigrad.schema import SCHEMA_VERSION, ArraySpec, Template
 from actigrad.sites import Site, Work
+from actigrad.storage.journal import journal_path
+from actigrad.storage.schema import SCHEMA_VERSION, ArraySpec, Template
 
 CODECS = {
     "plain": lambda: [Crc32cCodec()],

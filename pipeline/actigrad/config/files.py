@@ -17,9 +17,9 @@ from typing import Any
 import pydantic
 from pydantic import BaseModel
 
-from actigrad.config import Config
+from actigrad.config.records import Config
+from actigrad.config.yamlfile import Document, Location, read_yaml, split_key
 from actigrad.errors import ConfigError, Problem, did_you_mean, nearest
-from actigrad.yamlfile import Document, Location, read_yaml, split_key
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -30,11 +30,11 @@ import jax
 import jax.numpy as jnp
 
 from actigrad import reduce as reductions
+from actigrad.engine.jaxprs import Address, Tap, pick
+from actigrad.engine.probes import enter, make_probe, state_of_zeros, unpack
+from actigrad.engine.program import Program, Static, split_arguments, sum_losses, trace_program
+from actigrad.engine.rewrite import Rewriter
 from actigrad.errors import CaptureError
-from actigrad.jaxprs import Address, Tap, pick
-from actigrad.probes import enter, make_probe, state_of_zeros, unpack
-from actigrad.program import Program, Static, split_arguments, sum_losses, trace_program
-from actigrad.rewrite import Rewriter
 from actigrad.sites import Site, choose
 
 WHILE_IN_THE_WAY = (

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from actigrad.taps import tap_p
+from actigrad.engine.taps import tap_p
 
 Address = tuple[int, ...]
 INLINED = {"jit", "pjit", "closed_call", "core_call", "call"}
@@ -48,7 +48,7 @@ class Tap:
         visitable: whether a branch or a `while` may leave it unvisited.
         no_gradient: why no gradient can be taken here, or "".
         refused: why nothing can be captured here, or "".
-        recomputed: whether it stands in a remat that is already differentiated, which makes again what is marked before.
+        recomputed: whether it stands in a remat that is already differentiated, which makes the earlier marks again.
         loop: the address of the outermost scan around it.
         picked: which iterations of that scan to keep; None for all.
     """

@@ -20,7 +20,17 @@ from jax import lax
 from jax.extend.core import JaxprEqn, Literal
 from jax.sharding import PartitionSpec
 
-from actigrad.jaxprs import CUSTOM_RULES, INLINED, REMAT, Address, Tap, parts, scan_layout, shard_axes, sub_jaxprs
+from actigrad.engine.jaxprs import (
+    CUSTOM_RULES,
+    INLINED,
+    REMAT,
+    Address,
+    Tap,
+    parts,
+    scan_layout,
+    shard_axes,
+    sub_jaxprs,
+)
 
 
 class Opened(NamedTuple):

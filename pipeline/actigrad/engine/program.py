@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actigrad.engine.flow import Flow, trace_flow
+from actigrad.engine.jaxprs import RECOMPUTED, Tap, find_taps
 from actigrad.errors import CaptureError
-from actigrad.flow import Flow, trace_flow
-from actigrad.jaxprs import RECOMPUTED, Tap, find_taps
 from actigrad.sites import Site, infer_dims
 
 LOSS_CONTRACT = "a real floating scalar, one value a sample, or a pair (either of these, auxiliary pytree)"
