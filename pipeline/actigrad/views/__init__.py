@@ -10,8 +10,9 @@ Nothing here imports JAX. Names of the arguments are the same everywhere: `quant
 
 import holoviews.plotting.bokeh  # noqa: F401 - registers the backend
 
+from actigrad.views.heatmap import heatmap
 from actigrad.views.inputs import saliency
 from actigrad.views.model import flow, overview, structure
-from actigrad.views.neurons import heatmap, traces
+from actigrad.views.neurons import traces
 
 __all__ = ["flow", "heatmap", "overview", "saliency", "structure", "traces"]
