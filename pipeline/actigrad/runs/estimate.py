@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import psutil
 
-from actigrad.runs.job import Job
 from actigrad.engine.memory import Memory, largest_batch, measure_memory
 from actigrad.engine.recompute import recompute_between
+from actigrad.runs.job import Job
 from actigrad.runs.record import make_capture
-from actigrad.storage.schema import site_group
 from actigrad.sites import exactly, outermost
+from actigrad.storage.schema import site_group
 from actigrad.storage.store import free_space
 
 

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from actigrad.config.records import Config
-from actigrad.errors import ActigradError, CaptureError, ConfigError, Problem
-from actigrad.engine.flow import LOSS
-from actigrad.frameworks import observe
-from actigrad.engine.program import Program, split_arguments, trace_program
 from actigrad.config.references import resolve
-from actigrad.storage.schema import Plan, Template, Tensors, make_plans, make_template
+from actigrad.engine.flow import LOSS
+from actigrad.engine.program import Program, split_arguments, trace_program
+from actigrad.errors import ActigradError, CaptureError, ConfigError, Problem
+from actigrad.frameworks import observe
 from actigrad.sites import Site, Work, choose
+from actigrad.storage.schema import Plan, Template, Tensors, make_plans, make_template
 
 Batch = dict[str, np.ndarray]
 

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from actigrad import reduce as reductions
-from actigrad.storage.grid import Region, blocks
-from actigrad.runs.job import Batch, Job, named_leaves
-from actigrad.metrics import METRICS, SPECIAL
 from actigrad.engine.per_sample import sample_gradient_norms
-from actigrad.reduce import Full, Histogram, Summary
-from actigrad.storage.schema import Plan, Template, site_group, with_codecs
-from actigrad.sites import exactly
 from actigrad.engine.transform import Frame, capture
+from actigrad.metrics import METRICS, SPECIAL
+from actigrad.reduce import Full, Histogram, Summary
+from actigrad.runs.job import Batch, Job, named_leaves
+from actigrad.sites import exactly
+from actigrad.storage.grid import Region, blocks
+from actigrad.storage.schema import Plan, Template, site_group, with_codecs
 
 SPARSE_SHARE = 0.3
 """From this share of zeros on, zstd is denser than a plain array by more than it costs (docs/store.md)."""

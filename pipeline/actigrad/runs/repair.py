@@ -17,10 +17,10 @@ import numpy as np
 
 from actigrad.config.records import Config
 from actigrad.errors import StoreError
-from actigrad.storage.grid import Region, chunk_indices
 from actigrad.runs.job import Job, load
-from actigrad.storage.journal import Journal
 from actigrad.runs.record import StepCapture
+from actigrad.storage.grid import Region, chunk_indices
+from actigrad.storage.journal import Journal
 from actigrad.storage.schema import Template
 from actigrad.storage.store import finalize_store, read_attributes, restore_metadata, write_coordinate
 from actigrad.storage.verification import Damage, verify

@@ -24,10 +24,10 @@ import jax
 import numpy as np
 
 from actigrad.errors import StoreError
-from actigrad.storage.grid import Region
 from actigrad.runs.job import Job
-from actigrad.storage.journal import Journal
 from actigrad.runs.record import StepCapture
+from actigrad.storage.grid import Region
+from actigrad.storage.journal import Journal
 from actigrad.storage.schema import SCHEMA_VERSION, work_attrs
 from actigrad.storage.store import check_absent, create_store, disk_usage, finalize_store, is_store, read_attributes
 from actigrad.storage.writer import Writer
