@@ -41,6 +41,7 @@ def test_what_is_visible_is_what_is_meant():
     assert actigrad.__all__ == [
         "ActigradError",
         "Frame",
+        "Recorder",
         "Site",
         "capture",
         "check",
@@ -49,6 +50,7 @@ def test_what_is_visible_is_what_is_meant():
         "list_sites",
         "measure_memory",
         "observe",
+        "open_store",
         "patch",
         "recompute_between",
         "sample_gradient_norms",

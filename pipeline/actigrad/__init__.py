@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from actigrad.engine.transform import Frame, capture, list_sites
     from actigrad.errors import ActigradError
     from actigrad.frameworks import observe
+    from actigrad.runs.recorder import Recorder
     from actigrad.sites import Site
+    from actigrad.storage.store import open_store
 
 _HOMES = {
     "ActigradError": "errors",
     "Frame": "engine.transform",
+    "Recorder": "runs.recorder",
     "Site": "sites",
     "capture": "engine.transform",
     "check": "engine.checking",
@@ -32,6 +35,7 @@ _HOMES = {
     "list_sites": "engine.transform",
     "measure_memory": "engine.memory",
     "observe": "frameworks",
+    "open_store": "storage.store",
     "patch": "engine.attribution",
     "recompute_between": "engine.recompute",
     "sample_gradient_norms": "engine.per_sample",
@@ -42,6 +46,7 @@ _HOMES = {
 __all__ = [
     "ActigradError",
     "Frame",
+    "Recorder",
     "Site",
     "capture",
     "check",
@@ -50,6 +55,7 @@ __all__ = [
     "list_sites",
     "measure_memory",
     "observe",
+    "open_store",
     "patch",
     "recompute_between",
     "sample_gradient_norms",

@@ -200,7 +200,7 @@ def print_verification(store: Path, found: "Verification") -> None:
     if found.damages:
         print(f"capture them again: actigrad repair {store}")
     elif not found.complete:
-        print("finish it: actigrad run CONFIG --resume")
+        print("finish it: actigrad run CONFIG --resume, or a Recorder on the same path")
 
 
 def print_tree(sites: Sequence[Site], rest: Work, traced: int) -> None:

@@ -8,9 +8,12 @@ What can be wrong with a run is found here, before anything is trained or writte
 """
 
 import hashlib
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -150,6 +153,16 @@ def load(config: Config, where: str = "the config") -> Job:
     train = train and partial(train, **options)
     rest = program.flow.work[LOSS]
     return Job(config, bound, asked, params, data, rows, train, program.sites, rest, predicts, value.ndim == 1)
+
+
+def provenance() -> dict[str, Any]:
+    """When, with what and on what a store is made, for its attributes."""
+    packages = ("actigrad", "jax", "flax", "numpy", "xarray", "zarr")
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "device": jax.devices()[0].device_kind,
+    }
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -187,7 +187,7 @@ class StepCapture:
         }
         for quantity in quantities:
             leaves = named_leaves(trees[quantity]())
-            for path, state in jax.device_get(_summarise(leaves)).items():
+            for path, state in jax.device_get(summarise(leaves)).items():
                 group = site_group(path, "parameters")
                 write.whole(f"{group}/summary/{quantity}", _stacked(Summary().finalize(state), METRICS))
                 if write.has(f"{group}/full/{quantity}"):
@@ -324,7 +324,8 @@ def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
 
 
 @jax.jit
-def _summarise(leaves: dict[str, jax.Array]) -> dict[str, Any]:
+def summarise(leaves: dict[str, jax.Array]) -> dict[str, Any]:
+    """The state of each parameter's `Summary`; its last axis is the neurons'."""
     return {
         path: Summary().chunk(leaf, ("",) * (leaf.ndim - 1) + ("neuron",) * (leaf.ndim > 0))
         for path, leaf in leaves.items()

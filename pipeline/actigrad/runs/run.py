@@ -8,23 +8,19 @@ blocks go to writer threads through a queue bounded in bytes. A segment of sampl
 the segment that was under way is captured again, and no other.
 """
 
-import platform
 import signal
 import sys
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 
 from actigrad.errors import StoreError
-from actigrad.runs.job import Job
+from actigrad.runs.job import Job, provenance
 from actigrad.runs.record import StepCapture
 from actigrad.storage.grid import Region
 from actigrad.storage.journal import Journal
@@ -170,16 +166,13 @@ class _Interruptible:
 
 
 def _attributes(job: Job) -> dict[str, Any]:
-    packages = ("actigrad", "jax", "flax", "numpy", "xarray", "zarr")
     what = job.config.objective.function if job.config.objective else "loss"
     gradients_of = f"each sample's own {what}" if job.per_sample else f"the {what} of the sample's batch"
     return {
         "actigrad_schema": SCHEMA_VERSION,
         "title": f"actigrad: {job.config.model.factory}",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
         "config": job.config.model_dump(mode="json"),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "device": jax.devices()[0].device_kind,
         "fingerprint": job.fingerprint(),
         "seed": job.config.seed,
         "gradients_of": gradients_of,

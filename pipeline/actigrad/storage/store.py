@@ -127,9 +127,9 @@ def open_store(path: str | Path) -> xarray.DataTree:
         raise StoreError(f"{path} has schema {version}; this version of actigrad reads schema {SCHEMA_VERSION}.")
     if attrs["complete"]:
         validate_store(path)
-    return xarray.open_datatree(
-        path, engine="zarr", chunks={}, consolidated=bool(attrs["complete"]), create_default_indexes=True
-    )
+    # The store of a Recorder has consolidated metadata from its first steps on, and they alone tell which are whole.
+    consolidated = zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None
+    return xarray.open_datatree(path, engine="zarr", chunks={}, consolidated=consolidated, create_default_indexes=True)
 
 
 def validate_store(path: str | Path) -> None:
@@ -201,6 +201,11 @@ def disk_usage(path: str | Path) -> int:
 def finalize_store(path: str | Path) -> None:
     """Mark the store complete; the consolidated metadata come last, because they are a copy."""
     zarr.open_group(path, mode="r+", use_consolidated=False).update_attributes({"complete": True})
+    consolidate(path)
+
+
+def consolidate(path: str | Path) -> None:
+    """Copy all metadata to the root, where one read finds them."""
     with (
         warnings.catch_warnings()
     ):  # Zarr 3 has no text on it yet; a reader that does not know the copy reads the originals

@@ -3,8 +3,9 @@
     found = verify("run.zarr")
     found.damages                    # arrays and regions that are missing or damaged; empty when all is well
 
-What should be there: everything, in a complete store; in another one coordinates, and what the journal says was
-committed. What is found damaged, `actigrad repair` captures again. Cost: one read of the whole store, in threads.
+What should be there: everything, in a complete store, and in one whose steps grow, of which the consolidated metadata
+tell what is in; in another one coordinates, and what the journal says was committed. What is found damaged,
+`actigrad repair` captures again. Cost: one read of the whole store, in threads.
 """
 
 import json
@@ -73,9 +74,10 @@ def verify(path: str | Path, advance: Callable[[int, int], None] = lambda done, 
     if not path.exists() or not is_store(path):
         raise StoreError(f"{path} is not an actigrad store, or its zarr.json at the root cannot be read.")
     complete, committed = bool(read_attributes(path).get("complete")), read_commits(path)
-    damages = list(_broken_metadata(path))
+    consolidated = _consolidated(path)
+    damages = list(_broken_metadata(path, consolidated, complete))
     arrays = _arrays(path, {damage.array for damage in damages})
-    known = None if complete or "samples/sample" not in arrays else committed
+    known = None if complete or consolidated or "samples/sample" not in arrays else committed
     samples = arrays["samples/sample"].shape[0] if known is not None else 0
     expected = [
         (name, array, index)
@@ -93,13 +95,20 @@ def verify(path: str | Path, advance: Callable[[int, int], None] = lambda done, 
     return Verification(complete, len(expected), size, committed, tuple(damages))
 
 
-def _broken_metadata(path: Path) -> Iterator[Damage]:
-    """Arrays and groups whose zarr.json is gone, is no JSON, or is not what was consolidated."""
+def _consolidated(path: Path) -> dict[str, Any]:
+    """The metadata of arrays and groups that were copied to the root, by path."""
     try:
-        consolidated = json.loads((path / "zarr.json").read_bytes()).get("consolidated_metadata") or {}
+        root = json.loads((path / "zarr.json").read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path / 'zarr.json'} cannot be read: {error}") from error
-    known = consolidated.get("metadata", {})
+    return (root.get("consolidated_metadata") or {}).get("metadata", {})
+
+
+def _broken_metadata(path: Path, known: dict[str, Any], complete: bool) -> Iterator[Damage]:
+    """Arrays and groups whose zarr.json is gone, is no JSON, or is not what was consolidated."""
+    # While steps are added, an array's own metadata tell an earlier size.
+    extra = {"consolidated_metadata"} if complete else {"consolidated_metadata", "shape"}
+    bare = lambda metadata: {key: value for key, value in metadata.items() if key not in extra}
     there = {str(file.parent.relative_to(path)) for file in path.rglob("zarr.json")} - {"."}
     there |= {str(folder.parent.relative_to(path)) for folder in path.rglob("c") if folder.is_dir()}
     for name in sorted(there | set(known)):
@@ -111,21 +120,17 @@ def _broken_metadata(path: Path) -> Iterator[Damage]:
         except ValueError as error:
             yield Damage(name, None, f"damaged: {error}")
             continue
-        if name in known and _bare(metadata) != _bare(known[name]):
+        if name in known and bare(metadata) != bare(known[name]):
             yield Damage(name, None, "damaged: it is not what was consolidated")
-
-
-def _bare(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metadata.items() if key != "consolidated_metadata"}
 
 
 def _arrays(path: Path, broken: set[str]) -> dict[str, zarr.Array]:
     """Every array whose metadata are whole, by its path."""
     names = sorted(str(file.parent.relative_to(path)) for file in path.rglob("zarr.json"))
-    found = {}
+    found, root = {}, zarr.open_group(path, mode="r")
     for name in names:
         if name != "." and name not in broken:
-            node = zarr.open(path, path=name, mode="r", use_consolidated=False)
+            node = root[name]
             if isinstance(node, zarr.Array):
                 found[name] = node
     return found
