@@ -19,3 +19,12 @@ def test_the_capture_benchmark_measures_every_variant(root, tmp_path):
         )
         assert row["model"] == "MLP 2x32"
         assert f"{row['time']:.2f}" in done.stdout
+
+
+def test_the_sites_of_seventy_billion_parameters_are_listed_within_a_gibibyte(root):
+    script = root / "scripts/bench/sites.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert told["parameters"] > 70e9
+    assert told["sites"] == 17
+    assert told["peak_gib"] < 1
