@@ -113,7 +113,7 @@ def test_an_empty_window_and_one_outside_have_no_cells(window):
 
 
 def test_centres_are_those_of_the_elements_that_a_cell_covers():
-    view = rasterise(np.zeros((6, 8)), None, (3, 2))
+    view = rasterise(np.zeros((6, 8)), None, (4, 3))
     assert view.factors == (2, 4)
     assert (view.centres(0).tolist(), view.centres(1).tolist()) == ([0.5, 2.5, 4.5], [1.5, 5.5])
 
@@ -130,9 +130,10 @@ def test_a_ragged_cell_shows_no_filling():
     np.testing.assert_array_equal(rasterise(np.full((3, 3), 2.0), None, (2, 2)).mean, 2)
 
 
-def test_a_window_that_hangs_over_is_clipped():
-    view = rasterise(np.ones((10, 3)), ((-5, 50), (-5, 50)), (10, 3))
+def test_a_window_that_hangs_over_is_clipped_and_has_the_cells_of_its_length():
+    view = rasterise(np.ones((10, 3)), ((-5, 50), (-5, 50)), (55, 55))
     assert view.extreme.shape == (10, 3)
+    assert rasterise(np.ones((10, 3)), ((-5, 50), (-5, 50)), (10, 55)).factors == (6, 1)
     assert view.start == (0, 0)
 
 

@@ -1,26 +1,75 @@
 """Raster: a viewport on a matrix to an aggregate of at most as many cells as there are pixels.
 
-    view = rasterise(values, window=((0, 5000), (0, 200_000)), pixels=(800, 600))
+    view = rasterise(values, window=((0, 200_000), (0, 5000)), pixels=(600, 800))
     view.extreme[i, j], view.row[i, j], view.column[i, j]      # what the pixel shows, and which element that is
 
 A cell is a block of fy x fx elements on a grid that does not depend on the window (block k covers elements k fy up to
-(k + 1) fy), so panning by a pixel and back gives the same picture, and every pixel of a cell belongs to it. Averages
-would hide what one looks for: each cell keeps its signed extreme and the position of it, next to the mean of its finite
-values and the count of those that are not.
+(k + 1) fy), and fy and fx depend on how long the window is, not on where: so panning by a pixel and back gives the same
+picture. Averages would hide what one looks for: each cell keeps its signed extreme and the position of it, next to the
+mean of its finite values and the count of those that are not.
+
+Where a matrix has levels (see `levels`), the view starts from the one that costs least: it is read once, snapped
+outward, and reduced by integers. A picture has at least half as many cells along each axis as there are pixels, unless
+the matrix has no more. Without levels a window that is large is reduced piece by piece, in one pass and bounded memory.
 
 Why not `Canvas.raster`: at a zoom that is not a whole number of elements a pixel it puts a neighbouring element under
 up to half of the pixels, and infinities never show.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from dask.base import compute
+from dask.delayed import delayed
 
 from actigrad.errors import ViewError
+from actigrad.pictures.cells import Cells, Factors, read_block, reduce_cells, reduce_values, stack
+from actigrad.pictures.tiles import as_lazy, choose_tile, delayed_tiles
 
 Span = tuple[int, int]
+Window = tuple[Span, Span]
+AT_ONCE = 2**23
+"""Values that are read in one piece; more are reduced piece by piece."""
+CHEAP = 16
+"""Bytes a pixel that may be read for a finer picture; beyond, the level that costs least is taken."""
+LEVEL_BYTES = 16
+
+
+@runtime_checkable
+class Level(Protocol):
+    """One entry of the rip-map."""
+
+    def read(self, rows: Span, columns: Span) -> Cells:
+        """Its cells from one to another along both axes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is looked at.
+
+    Attributes:
+        values: (row, column) or (row, column, value), what slices like NumPy and becomes an array; any real dtype.
+        rows, columns: the ids of what is shown at each place; None where they are the places.
+        levels: by factors.
+    """
+
+    values: Any
+    rows: np.ndarray | None = None
+    columns: np.ndarray | None = None
+    levels: Mapping[Factors, Level] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.values.shape[0], self.values.shape[1]
+
+    def ids(self, axis: int, span: Span) -> np.ndarray:
+        """Of the rows (0) or columns (1) from one place to another."""
+        known = (self.rows, self.columns)[axis]
+        return np.arange(*span, dtype=np.int32) if known is None else np.asarray(known[slice(*span)], np.int32)
 
 
 @dataclass(frozen=True)
@@ -29,11 +78,11 @@ class Aggregate:
 
     Attributes:
         extreme: the value of largest magnitude among the finite ones, NaN where there is none.
-        row, column: the element that it stands at, in the matrix' own numbering; -1 where there is none.
+        row, column: the ids of the row and the column that it stands at; -1 where there is none.
         mean: of the finite values.
         nonfinite: how many values are NaN or infinite.
         factors: elements of a cell along (y, x).
-        start: the first element of the first cell along (y, x).
+        start: the first place of the first cell along (y, x).
     """
 
     extreme: np.ndarray
@@ -41,7 +90,7 @@ class Aggregate:
     column: np.ndarray
     mean: np.ndarray
     nonfinite: np.ndarray
-    factors: tuple[int, int]
+    factors: Factors
     start: tuple[int, int]
 
     def centres(self, axis: int) -> np.ndarray:
@@ -50,57 +99,80 @@ class Aggregate:
         return self.start[axis] + factor * np.arange(cells) + (factor - 1) / 2
 
 
-def rasterise(values: Any, window: tuple[Span, Span] | None = None, pixels: tuple[int, int] = (600, 800)) -> Aggregate:
+def rasterise(values: Any, window: Window | None = None, pixels: tuple[int, int] = (600, 800)) -> Aggregate:
     """Reduce a window of a matrix to at most `pixels` cells.
 
     Args:
-        values: (rows, columns), what slices like NumPy and becomes an array: dask, zarr, xarray; any real dtype.
-        window: ((first row, stop), (first column, stop)); clipped to the matrix; None for all of it.
+        values: a `Matrix`, or what one is made of.
+        window: ((first row, stop), (first column, stop)); may hang over the matrix; None for all of it.
         pixels: (along y, along x).
 
     Raises:
         ViewError: when `values` is not a matrix.
     """
+    matrix = values if isinstance(values, Matrix) else _as_matrix(values)
+    wanted = window or ((0, matrix.shape[0]), (0, matrix.shape[1]))
+    inside = [(max(0, min(a, n)), max(0, min(b, n))) for (a, b), n in zip(wanted, matrix.shape, strict=True)]
+    y, x = (_needed(wanted[i][1] - wanted[i][0], inside[i][1], max(1, pixels[i])) for i in (0, 1))
+    level, factors = _choose((y, x), matrix.levels)
+    rows, columns = (_snap(*inside[i], factors[i], matrix.shape[i]) for i in (0, 1))
+    cells = _read(matrix, level, factors, (rows, columns))
+    start = rows[0], columns[0]
+    return Aggregate(cells.extreme, cells.row, cells.column, cells.mean, cells.nonfinite, factors, start)
+
+
+def _as_matrix(values: Any) -> Matrix:
     if values.ndim != 2:
         raise ViewError(f"a heatmap needs a matrix; got {values.ndim} axes of sizes {tuple(values.shape)}.")
-    spans, factors = [], []
-    for size, span, count in zip(values.shape, window or [(0, n) for n in values.shape], pixels, strict=True):
-        low, high = max(0, min(span[0], size)), max(0, min(span[1], size))
-        factor = max(1, -(-(high - low) // max(1, count)))
-        # Snapping outward can take in one more block than there are pixels; then the blocks grow.
-        while high > low and -(-high // factor) - low // factor > max(1, count):
-            factor += 1
-        spans.append((low // factor * factor, min(size, -(-high // factor) * factor)))
-        factors.append(factor)
+    return Matrix(values)
+
+
+def _needed(length: int, stop: int, pixels: int) -> int:
+    """The smallest factor with which a window of this length, wherever it lies, touches at most `pixels` cells."""
+    if length <= pixels:
+        return 1
+    return (length - 2) // (pixels - 1) + 1 if pixels > 1 else max(1, stop)
+
+
+def _snap(low: int, high: int, factor: int, size: int) -> Span:
+    """Outward to whole cells; an empty span stays empty."""
+    start = low // factor * factor
+    return start, min(size, -(-high // factor) * factor) if high > low else start
+
+
+def _choose(needed: tuple[int, int], levels: Mapping[Factors, Level]) -> tuple[Factors, Factors]:
+    """The level to read and the factors to show, whole multiples of the level's, at most twice what is needed."""
+    options = []
+    for level in {(1, 1), *levels}:
+        factors = -(-needed[0] // level[0]) * level[0], -(-needed[1] // level[1]) * level[1]
+        width = LEVEL_BYTES if level in levels else 4
+        cost = width * (needed[0] / level[0]) * (needed[1] / level[1])
+        if level == (1, 1) or (factors[0] <= 2 * needed[0] and factors[1] <= 2 * needed[1]):
+            options.append((max(cost, CHEAP), factors[0] * factors[1], cost, factors, level))
+    *_, factors, level = min(options)
+    return level, factors
+
+
+def _read(matrix: Matrix, level: Factors, factors: Factors, spans: Window) -> Cells:
+    multiples = factors[0] // level[0], factors[1] // level[1]
+    if level in matrix.levels:
+        rows, columns = ((low // f, -(-high // f)) for (low, high), f in zip(spans, level, strict=True))
+        return reduce_cells(matrix.levels[level].read(rows, columns), multiples)
     (top, bottom), (left, right) = spans
-    block = np.asarray(values[top:bottom, left:right])
-    return _reduce(block.astype(np.float32, copy=False), (factors[0], factors[1]), (top, left))
+    rows, columns = matrix.ids(0, spans[0]), matrix.ids(1, spans[1])
+    values = matrix.values
+    size = (bottom - top) * (right - left) * int(np.prod(values.shape[2:]))
+    if size <= AT_ONCE or isinstance(values, np.ndarray):
+        return reduce_values(read_block(values[top:bottom, left:right]), factors, rows, columns)
+    return _read_in_pieces(as_lazy(values)[top:bottom, left:right], factors, rows, columns)
 
 
-def _reduce(block: np.ndarray, factors: tuple[int, int], start: tuple[int, int]) -> Aggregate:
-    rows, columns = block.shape
-    (fy, fx), cells = factors, (-(-rows // factors[0]), -(-columns // factors[1]))
-    # Cells at the ragged ends are filled up with elements that are neither values nor non-finite.
-    padded = np.pad(block, ((0, cells[0] * fy - rows), (0, cells[1] * fx - columns)))
-    inside = np.pad(np.ones(block.shape, bool), ((0, cells[0] * fy - rows), (0, cells[1] * fx - columns)))
-    blocked: Callable[[np.ndarray], np.ndarray] = lambda a: (
-        a.reshape(cells[0], fy, cells[1], fx).transpose(0, 2, 1, 3).reshape(*cells, fy * fx)
-    )
-    values, inside = blocked(padded), blocked(inside)
-    finite = np.isfinite(values) & inside
-    some = finite.any(-1)
-    place = np.where(finite, np.abs(values), -1).argmax(-1)
-    extreme = np.take_along_axis(values, place[..., None], -1)[..., 0]
-    counts = np.maximum(finite.sum(-1), 1)
-    mean = np.where(finite, values, 0).sum(-1, dtype=np.float64) / counts
-    row = start[0] + np.arange(cells[0])[:, None] * fy + place // fx
-    column = start[1] + np.arange(cells[1])[None, :] * fx + place % fx
-    return Aggregate(
-        extreme=np.where(some, extreme, np.nan).astype(np.float32),
-        row=np.where(some, row, -1),
-        column=np.where(some, column, -1),
-        mean=np.where(some, mean, np.nan).astype(np.float32),
-        nonfinite=(~np.isfinite(values) & inside).sum(-1),
-        factors=factors,
-        start=start,
-    )
+def _read_in_pieces(values: Any, factors: Factors, rows: np.ndarray, columns: np.ndarray) -> Cells:
+    """In one compute; what is held is a few tiles and the cells."""
+    tile = choose_tile(values.shape, values.chunksize, factors)
+    reduce = delayed(lambda block, rows, columns: reduce_values(read_block(block), factors, rows, columns))
+    pieces = [
+        [reduce(block, rows[slice(*span_y)], columns[slice(*span_x)]) for span_y, span_x, block in line]
+        for line in delayed_tiles(values, tile)
+    ]
+    return stack(compute(pieces)[0])
