@@ -159,6 +159,23 @@ def report(
 
 
 @app.command()
+def export(
+    store: StorePath,
+    to: Annotated[str, typer.Option(help="tensorboard, parquet, netcdf, npz or treescope.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option(help="The file, or the folder for TensorBoard; beside the store by default.")
+    ] = None,
+) -> None:
+    """Write a store in the format of another tool."""
+    from actigrad.export import export as write
+    from actigrad.progress import Bars
+
+    with _stoppable("Nothing was exported."), Bars() as bars:
+        written = write(store, to, output, progress=bars)
+    print(f"export  {written}")
+
+
+@app.command()
 def schema() -> None:
     """Print the config's JSON Schema, so that editors complete it."""
     from actigrad.config.records import json_schema

@@ -5,7 +5,8 @@
      ├── CaptureError     a loss, a site or a primitive that cannot be captured
      │    └── NoSuchSite  a pattern that matches nothing
      ├── StoreError       a store that exists, is incomplete, locked, damaged, or of another version
-     └── ViewError        a view of what the store does not hold
+     ├── ViewError        a view of what the store does not hold
+     └── ExportError      a format that is not known, or a place that is taken
 
 Every message tells the value, what was expected, where, and the cure.
 """
@@ -68,6 +69,10 @@ class StoreError(ActigradError):
 
 class ViewError(ActigradError):
     """A view of what the store does not hold."""
+
+
+class ExportError(ActigradError):
+    """A format that is not known or whose library is not installed, or a place that is taken or cannot be written."""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
