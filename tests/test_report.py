@@ -6,7 +6,7 @@ import pytest
 import zarr
 
 from actigrad.report import write_report
-from actigrad.storage.store import finalize_store
+from actigrad.storage.create import finalize_store
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 FLAGS = [

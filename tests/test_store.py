@@ -9,7 +9,8 @@ import zarr
 
 from actigrad.errors import StoreError
 from actigrad.sites import Work
-from actigrad.storage.store import check_absent, describe, is_store, open_store, read_sites, validate_store
+from actigrad.storage.create import check_absent
+from actigrad.storage.store import describe, is_store, open_store, read_sites, validate_store
 
 
 @pytest.fixture
@@ -102,6 +103,7 @@ def test_what_is_no_store_is_told(tmp_path):
     with pytest.raises(StoreError, match="there is no store"):
         open_store(tmp_path / "nothing.zarr")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("mine")
     with pytest.raises(StoreError, match="not an actigrad store"):
         open_store(tmp_path / "folder")
     assert not is_store(tmp_path / "folder")

@@ -212,5 +212,5 @@ def test_a_store_of_other_weights_is_not_repaired(store):
 
 
 def test_what_is_no_store_is_told(tmp_path):
-    with pytest.raises(StoreError, match="is not an actigrad store"):
+    with pytest.raises(StoreError, match="there is no store"):
         verify(tmp_path / "nothing.zarr")

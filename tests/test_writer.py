@@ -9,10 +9,11 @@ import pytest
 import zarr
 
 from actigrad.errors import StoreError
-from actigrad.storage import journal, writer
+from actigrad.storage import writer
+from actigrad.storage.create import create_store
 from actigrad.storage.journal import Journal, read_commits
+from actigrad.storage.places import folder
 from actigrad.storage.schema import ArraySpec, Template
-from actigrad.storage.store import create_store
 from actigrad.storage.writer import Writer
 
 
@@ -66,14 +67,14 @@ def test_the_last_ragged_chunk_may_be_written(path):
 
 
 def failing(monkeypatch, at=0):
-    """Syncing a file fails, from the given one on."""
+    """Writing a chunk fails, from the given one on."""
     count = itertools.count()
 
-    def full(path):
+    def full(self, key, value):
         if next(count) >= at:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "sync", full)
+    monkeypatch.setattr(folder._DurableStore, "set_sync", full)
 
 
 def test_a_write_that_fails_in_a_thread_is_told_and_neither_it_nor_what_follows_is_journaled(path, monkeypatch):
@@ -104,8 +105,8 @@ def test_a_failure_is_told_at_the_end_at_the_latest_and_hides_no_other_error(pat
 
 
 def test_commits_are_journaled_in_order_and_only_after_their_blocks(path, monkeypatch):
-    gate, sync = threading.Event(), journal.sync
-    monkeypatch.setattr(writer, "sync", lambda path: (gate.wait(30), sync(path)))
+    gate, write = threading.Event(), folder._DurableStore.set_sync
+    monkeypatch.setattr(folder._DurableStore, "set_sync", lambda *args: (gate.wait(30), write(*args)))
     with writing(path) as one:
         one.put("group/values", [(0, 1), (0, 4)], np.zeros((1, 4), np.float32))
         one.commit(0, 4)
@@ -118,8 +119,8 @@ def test_commits_are_journaled_in_order_and_only_after_their_blocks(path, monkey
 
 def test_the_queue_is_bounded_in_bytes(path, monkeypatch):
     monkeypatch.setattr(writer, "QUEUE_BYTES", 32)
-    gate, sync = threading.Event(), journal.sync
-    monkeypatch.setattr(writer, "sync", lambda path: (gate.wait(30), sync(path)))
+    gate, write = threading.Event(), folder._DurableStore.set_sync
+    monkeypatch.setattr(folder._DurableStore, "set_sync", lambda *args: (gate.wait(30), write(*args)))
     block = np.zeros((1, 4), np.float32)
     with writing(path) as one:
         for step in (0, 1):

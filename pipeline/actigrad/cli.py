@@ -31,7 +31,9 @@ app = typer.Typer(
     help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
 )
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file of the run.", show_default=False)]
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="The Zarr directory of a run.", show_default=False)]
+StorePath = Annotated[
+    str, typer.Argument(metavar="STORE", help="The Zarr directory of a run, or its URL.", show_default=False)
+]
 Sets = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config; repeatable.")
 ]
@@ -58,7 +60,7 @@ def run(
     with _stoppable(f"{store} may be incomplete. Finish it: the same command with --resume{instead}."), Bars() as bars:
         result = running.run(job, resume=resume, overwrite=overwrite, progress=bars)
     with _stoppable(f"{store} is complete. Write its report: actigrad report {store}"), Bars() as bars:
-        written = _write_report(store, html, bars) if html else None
+        written = _write_report(job.place, html, bars) if html else None
     print_result(result, written)
 
 
@@ -154,7 +156,7 @@ def report(
     from actigrad.progress import Bars
 
     with _stoppable("No report was written."), Bars() as bars:
-        written = _write_report(store, output or store.parent / "report.html", bars)
+        written = _write_report(store, output or _beside(store), bars)
     print(f"report  {written}")
 
 
@@ -208,7 +210,12 @@ def _stoppable(state: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _write_report(store: Path, path: Path, bars: Any) -> Path:
+def _beside(store: str) -> Path:
+    """Where a report goes when nobody says; for a URL, where the command runs."""
+    return Path("report.html") if "://" in store else Path(store).parent / "report.html"
+
+
+def _write_report(store: Any, path: Path, bars: Any) -> Path:
     from actigrad.report import write_report
 
     return write_report(store, path, progress=bars)

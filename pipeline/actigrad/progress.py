@@ -134,8 +134,8 @@ def print_estimate(estimate: "Estimate") -> None:
         {
             "stored in all": f"{decimal(estimate.stored_bytes)} before compression",
             "passing the loop": decimal(estimate.captured_bytes),
-            "free disk": decimal(estimate.free_bytes),
-            "fits": "yes" if estimate.stored_bytes <= estimate.free_bytes else "no",
+            "free disk": "unknown" if estimate.free_bytes is None else decimal(estimate.free_bytes),
+            "fits": "unknown" if estimate.free_bytes is None else "yes" if estimate.fits else "no",
         }
     )
 
@@ -185,7 +185,7 @@ def print_report(report: "Report") -> None:
     print("capture is right here" if report.ok else "capture is WRONG here, or the model's own derivative rules are")
 
 
-def print_verification(store: Path, found: "Verification") -> None:
+def print_verification(store: str, found: "Verification") -> None:
     """What is wrong and where, or that nothing is; and what to do next."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("array", "where", "what"):

@@ -23,6 +23,7 @@ from actigrad import views
 from actigrad.errors import StoreError, ViewError
 from actigrad.metrics import METRICS
 from actigrad.sites import Site
+from actigrad.storage.places import Where
 from actigrad.storage.schema import site_group
 from actigrad.storage.store import open_store, read_samples, read_sites
 
@@ -51,11 +52,11 @@ class Part:
     pictures: list[Picture] = field(default_factory=list)
 
 
-def write_report(store: str | Path, path: str | Path, progress: Any = None) -> Path:
+def write_report(store: Where, path: str | Path, progress: Any = None) -> Path:
     """Write the report of a store; returns where it is.
 
     Args:
-        store: the path of the store.
+        store: the path or the URL of the store.
         path: the HTML file; replaced if it is there.
         progress: as `run` takes it, or None.
 

@@ -8,10 +8,11 @@ that is not known is an error, because a typo that is silently dropped runs the 
 references, `module:name`.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Quantity = Literal["activation", "gradient"]
@@ -32,6 +33,25 @@ def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str) else _as_tuple(value)
 
 
+def _location(value: Any) -> Path | str:
+    """A URL stays what it is: as a path, it would lose a slash."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("a path or a URL")
+    return value if isinstance(value, str) and "://" in value else Path(value)
+
+
+def _without_secrets(options: dict[str, Any]) -> dict[str, Any]:
+    if secret := next((name for name in options if SECRET.search(name)), None):
+        raise ValueError(
+            f"options without {secret!r}: the config is stored in every store, so credentials come from the environment"
+        )
+    return options
+
+
+SECRET = re.compile(r"(?i)secret|token|password|access_key|account_key|sas_")
+Location = Annotated[
+    Path | str, PlainValidator(_location, json_schema_input_type=str), PlainSerializer(str, return_type=str)
+]
 Reference = Annotated[str, AfterValidator(_reference)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])]
 
@@ -126,10 +146,12 @@ class ParameterSpec(Record):
 
 
 class StoreSpec(Record):
-    """Where the data go."""
+    """Where the data go, and how they are encoded."""
 
-    path: Path = Field(strict=False)
-    """A directory, made by the run; relative to where the command runs."""
+    path: Location
+    """A directory, made by the run, relative to where the command runs; or a URL: `s3://bucket/run.zarr`."""
+    options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] = {}
+    """Of the object store, as obstore names them (`endpoint`, `region`, …). Credentials come from the environment."""
 
 
 class ReportSpec(Record):

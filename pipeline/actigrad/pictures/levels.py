@@ -30,7 +30,7 @@ from dask.delayed import delayed
 from actigrad.pictures.cells import Cells, Factors, join_summaries, read_block, reduce_cells, reduce_values, stack
 from actigrad.pictures.raster import Matrix, Span
 from actigrad.pictures.tiles import as_lazy, choose_tile, delayed_tiles
-from actigrad.storage.store import CODECS
+from actigrad.storage.create import CODECS
 
 FACTOR, FINEST, COARSEST = 4, 16, 1024
 CHUNK = 512

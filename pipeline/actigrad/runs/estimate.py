@@ -16,7 +16,6 @@ from actigrad.runs.job import Job
 from actigrad.runs.record import make_capture
 from actigrad.sites import exactly, outermost
 from actigrad.storage.schema import site_group
-from actigrad.storage.store import free_space
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,15 @@ class Estimate:
 
     sites: tuple[SiteCost, ...]
     stored_bytes: int
-    free_bytes: int
+    free_bytes: int | None
+    """None where nobody knows, as of an object store."""
     captured_bytes: int
     """Bytes that pass the loop: whole activations and gradients of all samples at all recorded steps."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room, as far as anyone knows."""
+        return self.free_bytes is None or self.stored_bytes <= self.free_bytes
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,7 @@ def estimate(job: Job) -> Estimate:
         shape = (site.path, site.kind, site.dims, site.shape, site.dtype)
         costs.append(SiteCost(*shape, sample_bytes, kept, stored, returned))
     passing = sum(cost.sample_bytes * len(plan.summary) for cost, plan in zip(costs, job.plans(), strict=True))
-    path = job.config.store.path
-    return Estimate(tuple(costs), template.nbytes, free_space(path), passing * n * len(job.config.steps))
+    return Estimate(tuple(costs), template.nbytes, job.place.free_bytes(), passing * n * len(job.config.steps))
 
 
 def estimate_memory(job: Job) -> MemoryEstimate:

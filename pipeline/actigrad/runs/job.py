@@ -27,6 +27,7 @@ from actigrad.engine.program import Program, split_arguments, trace_program
 from actigrad.errors import ActigradError, CaptureError, ConfigError, Problem
 from actigrad.frameworks import observe
 from actigrad.sites import Site, Work, choose
+from actigrad.storage.places import Place, find_place
 from actigrad.storage.schema import Plan, Template, Tensors, make_plans, make_template
 
 Batch = dict[str, np.ndarray]
@@ -61,6 +62,11 @@ class Job:
     rest: Work
     predicts: bool
     per_sample: bool
+
+    @property
+    def place(self) -> Place:
+        """Where its store goes."""
+        return find_place(self.config.store.path, self.config.store.options)
 
     def batch(self, start: int, stop: int) -> Batch:
         """The captured samples from start to stop."""

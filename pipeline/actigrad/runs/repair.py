@@ -10,7 +10,6 @@ hold the bytes that were lost where the machine computes as it did then.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,12 @@ from actigrad.config.records import Config
 from actigrad.errors import StoreError
 from actigrad.runs.job import Job, load
 from actigrad.runs.record import StepCapture
+from actigrad.storage.create import finalize_store, restore_metadata, write_coordinate
 from actigrad.storage.grid import Region, chunk_indices
 from actigrad.storage.journal import Journal
+from actigrad.storage.places import Place, Where, find_place
 from actigrad.storage.schema import Template
-from actigrad.storage.store import finalize_store, read_attributes, restore_metadata, write_coordinate
+from actigrad.storage.store import check_version
 from actigrad.storage.verification import Damage, verify
 from actigrad.storage.writer import Writer
 
@@ -44,11 +45,11 @@ class Repaired:
     steps: tuple[int, ...]
 
 
-def repair(path: str | Path, job: Job | None = None, *, told: Callable[[str], Any] = lambda what: None) -> Repaired:
+def repair(where: Where, job: Job | None = None, *, told: Callable[[str], Any] = lambda what: None) -> Repaired:
     """Find what is missing or damaged, and write it again.
 
     Args:
-        path: the store.
+        where: the store.
         job: the run that made it; by default loaded from the config that the store holds.
         told: given a line about what is done next.
 
@@ -56,13 +57,13 @@ def repair(path: str | Path, job: Job | None = None, *, told: Callable[[str], An
         StoreError: when another process writes to the store, or it was made by another run than `job` is now.
         ConfigError: when the config's references do not resolve here.
     """
-    path = Path(path)
+    path = find_place(where)
     with Journal(path) as journal:
         told("reading every chunk")
         found = verify(path)
         if not found.damages:
             return Repaired((), 0, ())
-        attrs = read_attributes(path)
+        attrs = check_version(path, writing=True)
         job = job or load(Config.model_validate(attrs["config"], strict=False), "the store's config")
         _check_fingerprint(path, attrs["fingerprint"], job)
         capture = StepCapture(job)
@@ -93,7 +94,7 @@ def repair(path: str | Path, job: Job | None = None, *, told: Callable[[str], An
     return Repaired(found.damages, sum(map(len, wanted.values())), tuple(sorted(needed)))
 
 
-def _check_fingerprint(path: Path, theirs: dict[str, str], job: Job) -> None:
+def _check_fingerprint(path: Place, theirs: dict[str, str], job: Job) -> None:
     ours = job.fingerprint()
     differs = [part for part in ours if theirs.get(part) != ours[part]]
     if differs:

@@ -22,10 +22,12 @@ import numpy as np
 from actigrad.errors import StoreError
 from actigrad.runs.job import Job, provenance
 from actigrad.runs.record import StepCapture
+from actigrad.storage.create import check_absent, create_store, finalize_store
 from actigrad.storage.grid import Region
 from actigrad.storage.journal import Journal
+from actigrad.storage.places import Place
 from actigrad.storage.schema import SCHEMA_VERSION, work_attrs
-from actigrad.storage.store import check_absent, create_store, disk_usage, finalize_store, is_store, read_attributes
+from actigrad.storage.store import check_version, disk_usage, is_store, read_attributes
 from actigrad.storage.writer import Writer
 
 
@@ -54,7 +56,8 @@ class Silent:
 class Result:
     """What a run made."""
 
-    store: Path
+    store: Path | str
+    """As the config has it."""
     sites: int
     samples: int
     steps: int
@@ -71,7 +74,7 @@ def run(job: Job, *, resume: bool = False, overwrite: bool = False, progress: Pr
         StoreError: when the store exists and neither flag is given, belongs to another run, or cannot be written.
         KeyboardInterrupt: after Ctrl-C, when the segment under way is committed; at once after the second.
     """
-    began, path, n = time.monotonic(), job.config.store.path, len(job.rows)
+    began, path, n = time.monotonic(), job.place, len(job.rows)
     told = progress or Silent()
     capture, steps = StepCapture(job), job.config.steps
     if not resume:
@@ -97,10 +100,10 @@ def run(job: Job, *, resume: bool = False, overwrite: bool = False, progress: Pr
                 writer.flush()
         finalize_store(path)
     seconds = time.monotonic() - began
-    return Result(path, len(capture.plans), n, len(steps), disk_usage(path), seconds, len(there))
+    return Result(job.config.store.path, len(capture.plans), n, len(steps), disk_usage(path), seconds, len(there))
 
 
-def _goes_on(path: Path, journal: Journal, job: Job) -> bool:
+def _goes_on(path: Place, journal: Journal, job: Job) -> bool:
     """Whether a store is there that this run can go on with; another run's is an error."""
     if not journal.begun:
         # Killed before its first commit, a store may lack anything, and is begun anew; so it is where its journal was
@@ -113,6 +116,7 @@ def _goes_on(path: Path, journal: Journal, job: Job) -> bool:
             journal.commit(step, len(job.rows))
     else:
         theirs = journal.fingerprint()
+    check_version(path, writing=True)
     ours = job.fingerprint()
     differs = [part for part in ours if theirs.get(part) != ours[part]]
     if differs:

@@ -18,9 +18,7 @@ a reader that leaves the consolidated ones aside sees the steps as of then.
 """
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +28,10 @@ import numpy as np
 import zarr
 
 from actigrad.errors import StoreError
+from actigrad.storage.create import consolidate, create_store
 from actigrad.storage.grid import chunk_indices
-from actigrad.storage.journal import sync
+from actigrad.storage.places.folder import sync, write_file
 from actigrad.storage.schema import ArraySpec, Template
-from actigrad.storage.store import consolidate, create_store
 
 CHUNK_BYTES, CHUNK_STEPS = 2**16, 64
 """Aims for a chunk of several steps: it is held in memory, for every array, until it is full."""
@@ -141,7 +139,7 @@ class Appender:
     def close(self, *, complete: bool) -> None:
         """Bring the arrays' own metadata up to date; `complete` is told to readers."""
         for name in self._arrays:
-            replace_file(self.path / name / "zarr.json", _json(self._metadata[name]))
+            write_file(self.path / name / "zarr.json", _json(self._metadata[name]))
         self._root["attributes"]["complete"] = complete
         self._commit()
 
@@ -164,7 +162,7 @@ class Appender:
     def _commit(self) -> None:
         for name in self._arrays:
             self._metadata[name]["shape"][0] = len(self.steps)
-        replace_file(self.path / "zarr.json", _json(self._root))
+        write_file(self.path / "zarr.json", _json(self._root))
 
     def _forget_uncommitted(self) -> None:
         """A process that was killed may have left chunks that no step is in yet, and files under way."""
@@ -184,20 +182,6 @@ def layout_of(spec: ArraySpec) -> Any:
 
 def _without_steps(dims: Sequence[str], shape: Sequence[int], attrs: Mapping[str, Any]) -> Any:
     return [(dim, size) for dim, size in zip(dims, shape, strict=True) if dim != "step"], attrs.get("dtype")
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """A file that is there whole as it was, or whole as it will be, after a power cut too."""
-    partial = path.with_name(f"{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _json(value: Any) -> bytes:

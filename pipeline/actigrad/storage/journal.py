@@ -5,29 +5,28 @@
         journal.commit(20, 4096, state)               # the first 4,096 samples of step 20 are in
         journal.rows(20)                              # 4096
 
-It stands beside the store, in the folder `run.zarr.journal`; inside, Zarr would take it for damage. A commit is an
-empty file whose name says it all, so that it is there or not, never half there. Between two commits of one step, the
-statistics of the samples so far stand in a state file. The files of a commit are synced before `commit` returns, and
-the writer syncs chunks before it calls it: after a power cut the journal never says more than the disk holds.
+It stands beside the store, at `run.zarr.journal`; inside, Zarr would take it for damage. A commit is an empty file
+whose name says it all, so that it is there or not, never half there. Between two commits of one step, the statistics of
+the samples so far stand in a state file. The files of a commit outlast a power cut when `commit` returns, and the
+writer's chunks do before it calls it: the journal never says more than the disk holds.
 
-The lock is the kernel's (`flock`): it ends with the process that holds it, however that ends.
+The lock is the kernel's in a folder (`places.folder`), a lease in an object store (`places.lease`): either ends with
+the process that holds it.
 """
 
-import fcntl
 import json
-import os
 import re
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from actigrad.errors import StoreError
+from actigrad.storage.places import Where, find_place
 
 COMMIT = re.compile(r"step=(-?\d+) rows=(\d+)")
 
 
 def journal_path(store: str | Path) -> Path:
-    """The journal of a store."""
+    """The journal of a store in a folder."""
     return Path(f"{store}.journal")
 
 
@@ -38,21 +37,19 @@ class Journal:
         StoreError: when another process holds it, or it cannot be written.
     """
 
-    def __init__(self, store: str | Path):
-        self.store, self.folder = Path(store), journal_path(store)
+    def __init__(self, store: Where):
+        self.store = find_place(store)
+        self.place = self.store.beside(".journal")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "lock").open("ab")
+            self._lock = self.place.lock()
         except OSError as error:
-            told = f"cannot create the store {store}: {error.strerror or error}. Choose another store.path."
+            told = f"cannot create the store {self.store}: {error.strerror or error}. Choose another store.path."
             raise StoreError(told) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            told = f"another process is writing to {store}. Wait for it, or choose another store.path."
+        except StoreError as error:
+            told = f"another process is writing to {self.store}: {error}. Wait for it, or choose another store.path."
             raise StoreError(told) from error
-        self._rows = read_commits(store)
+        self._rows = read_commits(self.store)
+        self._states = {name for name in self.place.files() if name.startswith("state ")}
 
     def __enter__(self) -> "Journal":
         """The journal itself."""
@@ -60,24 +57,29 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         """Unlock."""
-        self._lock.close()
+        self._lock.release()
+
+    @property
+    def folder(self) -> Path:
+        """Where it is, in a folder; what else belongs to a store can be kept there."""
+        return journal_path(str(self.store))
 
     @property
     def begun(self) -> bool:
         """Whether the store was made to its end."""
-        return (self.folder / "run.json").exists()
+        return "run.json" in self.place.files()
 
     def begin(self, fingerprint: Mapping[str, str]) -> None:
         """Forget everything: the store is new."""
-        for file in self.folder.iterdir():
-            if file.name != "lock":
-                file.unlink()
-        self._rows = {}
-        self._put("run.json", json.dumps(dict(fingerprint)).encode())
+        for name in self.place.files():
+            if not name.startswith("lock"):
+                self.place.delete(name)
+        self._rows, self._states = {}, set()
+        self.place.write("run.json", json.dumps(dict(fingerprint)).encode())
 
     def fingerprint(self) -> dict[str, str]:
         """What the store was begun with, by part."""
-        return json.loads((self.folder / "run.json").read_bytes())
+        return json.loads(self.place.read("run.json"))
 
     def rows(self, step: int) -> int:
         """How many samples of a step are in, from the first on."""
@@ -87,56 +89,34 @@ class Journal:
         """The first `rows` samples of `step` are on the disk; `state` is what goes on from there.
 
         Raises:
-            StoreError: when it cannot be written.
+            StoreError: when it cannot be written, or another process has taken the lock.
         """
+        self._lock.check()
         try:
             if state is not None:
-                self._put(f"state step={step} rows={rows}", state)
-            self._put(f"step={step} rows={rows}", b"")
+                self.place.write(f"state step={step} rows={rows}", state)
+            self.place.write(f"step={step} rows={rows}", b"")
         except OSError as error:
             raise StoreError(
                 f"the journal of {self.store} cannot be written: {error.strerror or error}. Make room, then run again "
                 "with --resume."
             ) from error
         self._rows[step] = rows
-        for file in self.folder.glob("state *"):
-            if file.name != f"state step={step} rows={rows}":
-                file.unlink()
+        for name in self._states - {f"state step={step} rows={rows}"}:
+            self.place.delete(name)
+        self._states = {f"state step={step} rows={rows}"} if state is not None else set()
 
     def state(self, step: int) -> bytes | None:
         """What was handed to the last commit of a step."""
-        file = self.folder / f"state step={step} rows={self.rows(step)}"
-        return file.read_bytes() if file.exists() else None
-
-    def _put(self, name: str, content: bytes) -> None:
-        """A file that is there whole, or not at all, after a power cut too."""
-        partial = self.folder / f"{uuid.uuid4().hex}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.folder / name)
-            sync(self.folder)
-        finally:
-            partial.unlink(missing_ok=True)
+        name = f"state step={step} rows={self.rows(step)}"
+        return self.place.read(name) if name in self.place.files() else None
 
 
-def read_commits(store: str | Path) -> dict[int, int]:
+def read_commits(store: Where) -> dict[int, int]:
     """How many samples of each step are in a store, without locking its journal; empty when it has none."""
     found: dict[int, int] = {}
-    folder = journal_path(store)
-    for name in os.listdir(folder) if folder.is_dir() else []:
+    for name in find_place(store).beside(".journal").files():
         if match := COMMIT.fullmatch(name):
             step, rows = map(int, match.groups())
             found[step] = max(rows, found.get(step, 0))
     return found
-
-
-def sync(path: Path) -> None:
-    """Make the disk hold what is known of a file or a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

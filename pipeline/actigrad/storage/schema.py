@@ -21,7 +21,7 @@ from actigrad.metrics import METRICS, SPECIAL, bin_edges
 from actigrad.sites import Site, Work, choose
 from actigrad.storage.grid import BLOCK_BYTES, block_rows, segment_rows
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION, READABLE = 2, (1, 2)
 RESERVED = re.compile(r"(full|summary|orders|levels)_*")
 LONG_NAMES = {
     "activation": "activation",
@@ -42,7 +42,9 @@ class ArraySpec:
 
     Attributes:
         path: inside the store (`sites/head/0/full/activation`).
-        dims, shape, chunks: one entry an axis; `step` chunks are 1.
+        dims, shape: one entry an axis.
+        chunks: what one write owns: a chunk, or a shard of several.
+        inner: the chunks in a shard, what one read decompresses; None where the write is one chunk.
         dtype: on disk.
         attrs: as xarray shows them.
         codec: `plain` (checksum only), `sparse` (zstd; many zeros), `rounded` (lz4 with byte shuffle; bfloat16 values).
@@ -55,6 +57,7 @@ class ArraySpec:
     dtype: str = "float32"
     attrs: Mapping[str, Any] = field(default_factory=dict)
     codec: str = "plain"
+    inner: tuple[int, ...] | None = None
 
     @property
     def nbytes(self) -> int:

@@ -1,150 +1,154 @@
-"""Store: one Zarr v3 group that `xarray.open_datatree` opens; created from a template, read back lazily.
+"""Store: one Zarr v3 group that `xarray.open_datatree` opens, read back lazily.
 
-    create_store("run.zarr", template, attrs)        # metadata and coordinates; nothing else yet
     tree = open_store("run.zarr")                    # an xarray.DataTree, chunks read when they are looked at
+    tree = open_store("s3://bucket/run.zarr")        # the same, wherever it is
     read_sites(tree)                                 # the Sites that it holds
 
-Writing the values is `writer`'s work. Guarantees: an existing store is never touched without being told to; checksums
-are on, so a flipped bit is an error and not a wrong picture; every value that a complete store does not hold is an
-error as well, never a fill value.
+`create` makes it, `writer` fills it. Guarantees: checksums are on, so a flipped bit is an error and not a wrong
+picture; every value that a complete store does not hold is an error as well, never a fill value; of a store that is
+being written only what was committed is shown.
 """
 
+import json
 import math
-import os
-import shutil
-import tempfile
-import warnings
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.errors import ZarrUserWarning
 
 from actigrad.errors import StoreError
 from actigrad.sites import Site, Work
-from actigrad.storage.journal import journal_path
-from actigrad.storage.schema import SCHEMA_VERSION, ArraySpec, Template
+from actigrad.storage.journal import read_commits
+from actigrad.storage.places import Where, find_place
+from actigrad.storage.schema import READABLE, SCHEMA_VERSION
 
-CODECS = {
-    "plain": lambda: [Crc32cCodec()],
-    "sparse": lambda: [ZstdCodec(level=1, checksum=True)],
-    "rounded": lambda: [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
-}
-"""bytes-to-bytes codecs by kind of array; measured in docs/store.md."""
+CHUNK = re.compile(r"(.*)/c(?:/\d+)*")
+"""The name of a chunk's file, and in it the array's."""
 
 
-def create_store(path: str | Path, template: Template, attrs: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Create all groups and arrays of the template, and write its coordinates; the journal is the caller's.
-
-    Raises:
-        StoreError: when something is there already, the directory cannot be written, or the disk is too small.
-    """
-    path = Path(path)
-    check_absent(path, overwrite=overwrite)
-    check_space(path, template.nbytes)
+def is_store(where: Where) -> bool:
+    """Whether an actigrad store stands there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            shutil.rmtree(path)
-        root = zarr.create_group(path, zarr_format=3, attributes=_json({**attrs, "complete": False}))
-        for name in template.groups:
-            root.require_group(name).update_attributes(_json(template.groups[name]))
-        for spec in template.arrays.values():
-            _create_array(root, spec, template.coords.get(spec.path))
-    except OSError as error:
-        raise StoreError(
-            f"cannot create the store {path}: {error.strerror or error}. Choose another store.path."
-        ) from error
-
-
-def check_absent(path: Path, *, overwrite: bool) -> None:
-    """Raise when something stands at `path` that must not be replaced."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not is_store(path) and not journal_path(path).exists():
-        raise StoreError(f"{path} exists and is not an actigrad store; it is left alone. Choose another store.path.")
-    if not overwrite:
-        state = (
-            "complete"
-            if zarr.open_group(path, mode="r", use_consolidated=False).attrs.get("complete")
-            else "incomplete"
-        )
-        cure = "--overwrite replaces it" + ("" if state == "complete" else ", --resume finishes it")
-        raise StoreError(
-            f"the store {path} exists ({state}); nothing was changed. {cure}, or choose another store.path."
-        )
-
-
-def check_space(path: Path, nbytes: int) -> None:
-    """Raise when the disk has less room than `nbytes`, an upper bound: compression is not counted."""
-    free = free_space(path)
-    if nbytes > free:
-        raise StoreError(
-            f"the store {path} needs up to {nbytes / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free. Keep fewer "
-            "sites whole (keep: summary), fewer samples (data.samples), or choose another store.path."
-        )
-
-
-def free_space(path: Path) -> int:
-    """Bytes free where `path` is or would be."""
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
-
-
-def is_store(path: str | Path) -> bool:
-    """Whether an actigrad store stands at `path`."""
-    try:
-        return "actigrad_schema" in zarr.open_group(path, mode="r", use_consolidated=False).attrs
+        return "actigrad_schema" in read_attributes(where)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def read_attributes(path: str | Path) -> dict[str, Any]:
+def read_attributes(where: Where) -> dict[str, Any]:
     """The attributes of a store's root, as they are now and not as they were consolidated."""
-    return dict(zarr.open_group(path, mode="r", use_consolidated=False).attrs)
+    return dict(json.loads(find_place(where).read("zarr.json"))["attributes"])
 
 
-def open_store(path: str | Path) -> xarray.DataTree:
+def open_store(where: Where) -> xarray.DataTree:
     """The whole store as a lazy DataTree; an incomplete one opens too, with `attrs["complete"]` false.
+
+    Of an incomplete store, what the journal does not tell of is NaN, and -1 among integers.
 
     Raises:
         StoreError: when nothing is there, it is of another version, or chunks of a complete store are gone.
     """
-    path = Path(path)
-    if not path.exists():
-        raise StoreError(f"there is no store at {path}. `actigrad run CONFIG` makes one at the config's store.path.")
-    if not is_store(path):
-        raise StoreError(f"{path} is not an actigrad store: it has no attribute 'actigrad_schema'.")
-    attrs = read_attributes(path)
-    version = attrs["actigrad_schema"]
-    if version != SCHEMA_VERSION:
-        raise StoreError(f"{path} has schema {version}; this version of actigrad reads schema {SCHEMA_VERSION}.")
+    place = find_place(where)
+    attrs = check_version(place)
     if attrs["complete"]:
-        validate_store(path)
+        validate_store(place)
     # The store of a Recorder has consolidated metadata from its first steps on, and they alone tell which are whole.
-    consolidated = zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None
-    return xarray.open_datatree(path, engine="zarr", chunks={}, consolidated=consolidated, create_default_indexes=True)
+    consolidated = "consolidated_metadata" in json.loads(place.read("zarr.json"))
+    store: Any = place.to_zarr(read_only=True)
+    tree = xarray.open_datatree(store, engine="zarr", chunks={}, consolidated=consolidated, create_default_indexes=True)
+    return tree if consolidated else mask_uncommitted(tree, read_commits(place))
 
 
-def validate_store(path: str | Path) -> None:
+def check_version(where: Where, *, writing: bool = False) -> dict[str, Any]:
+    """The attributes of the root of a store that this version can read, or write.
+
+    Raises:
+        StoreError: when no store is there, it cannot be reached, or it is of another version.
+    """
+    place = find_place(where)
+    try:
+        attrs = read_attributes(place)
+        version = attrs["actigrad_schema"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, FileNotFoundError) and place.is_empty():
+            told = f"there is no store at {place}. `actigrad run CONFIG` makes one at the config's store.path."
+            raise StoreError(told) from error
+        told = f"{place} is not an actigrad store: its zarr.json has no attribute 'actigrad_schema'"
+        raise StoreError(f"{told} ({type(error).__name__}: {error}).") from error
+    except OSError as error:
+        raise StoreError(f"{place} cannot be read: {error}. Is the address right, and are you let in?") from error
+    if version not in READABLE:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        cure = "Upgrade actigrad" if newer else "Open it with the version that its attribute `versions` names"
+        raise StoreError(
+            f"{place} has schema {version}; this version of actigrad reads schema "
+            f"{' and '.join(map(str, READABLE))}. {cure}, or read it with xarray.open_datatree alone."
+        )
+    if writing and version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{place} has schema {version}: it can be read, but this version of actigrad writes schema "
+            f"{SCHEMA_VERSION}. Finish or repair it with the version that made it "
+            f"(actigrad {attrs.get('versions', {}).get('actigrad', 'unknown')}), or start over: --overwrite."
+        )
+    return attrs
+
+
+def mask_uncommitted(tree: xarray.DataTree, committed: Mapping[int, int]) -> xarray.DataTree:
+    """The tree with all that the journal does not tell of as NaN, or -1 among integers; nothing is read."""
+    n = tree["samples"].sizes["sample"] if "samples" in tree else 0
+    return tree.map_over_datasets(lambda dataset: _mask_dataset(dataset, committed, n))
+
+
+def _mask_dataset(dataset: xarray.Dataset, committed: Mapping[int, int], n: int) -> xarray.Dataset:
+    if "step" not in dataset.coords or not dataset.data_vars:
+        return dataset
+    rows = xarray.DataArray([committed.get(int(step), 0) for step in dataset["step"].values], dims="step")
+    masked = {}
+    for name, array in dataset.data_vars.items():
+        if "step" in array.dims:
+            whole = "sample" not in array.dims
+            known = rows >= n if whole else xarray.DataArray(np.arange(array.sizes["sample"]), dims="sample") < rows
+            fill = np.nan if array.dtype.kind == "f" else -1
+            masked[name] = xarray.where(known, array, np.asarray(fill, array.dtype), keep_attrs=False)
+            masked[name] = masked[name].transpose(*array.dims).assign_attrs(array.attrs)
+    return dataset.assign(masked)
+
+
+def owned(array: zarr.Array) -> tuple[int, ...]:
+    """What one write owns of an array: its shard, or its chunk where it has none."""
+    return array.shards or array.chunks
+
+
+def validate_store(where: Where) -> None:
     """Raise when chunks of a complete store are gone: Zarr would read the fill value in their place.
 
-    Counts files and reads none; a damaged chunk is found by its checksum when it is read.
+    Counts files and reads none; a damaged chunk is found by its checksum when it is read. Where nothing can be listed,
+    as over HTTP, nothing is counted.
     """
-    for name, array in zarr.open_group(path, mode="r").members(max_depth=None):
+    place = find_place(where)
+    try:
+        found = count_chunks(place.files())
+    except OSError:
+        return
+    for name, array in zarr.open_group(place.to_zarr(read_only=True), mode="r").members(max_depth=None):
         if isinstance(array, zarr.Array):
-            expected = math.prod(-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True))
-            found = sum(len(names) for _, _, names in os.walk(Path(path) / name / "c"))
-            if found != expected:
+            expected = math.prod(-(-size // chunk) for size, chunk in zip(array.shape, owned(array), strict=True))
+            if found.get(name, 0) != expected:
                 raise StoreError(
-                    f"{path} is damaged: {name} has {found} of its {expected} chunks. Make it again with --overwrite."
+                    f"{place} is damaged: {name} has {found.get(name, 0)} of its {expected} chunks. "
+                    f"`actigrad repair {place}` captures them again."
                 )
+
+
+def count_chunks(files: Mapping[str, int]) -> dict[str, int]:
+    """How many chunks of each array are among these files."""
+    counts: dict[str, int] = {}
+    for name in files:
+        if match := CHUNK.fullmatch(name):
+            counts[match[1]] = counts.get(match[1], 0) + 1
+    return counts
 
 
 def read_sites(tree: xarray.DataTree) -> tuple[Site, ...]:
@@ -169,13 +173,13 @@ def read_samples(tree: xarray.DataTree) -> xarray.Dataset:
     return tree["samples"].to_dataset()
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(where: Where) -> dict[str, Any]:
     """What `actigrad info` prints: state, sizes, versions, by name."""
-    tree = open_store(path)
+    tree = open_store(place := find_place(where))
     samples, sites = read_samples(tree), read_sites(tree)
     last = samples["loss"].isel(step=-1).values
     return {
-        "store": str(path),
+        "store": str(place),
         "complete": bool(tree.attrs["complete"]),
         "created": tree.attrs["created"],
         "sites": len(sites),
@@ -184,81 +188,15 @@ def describe(path: str | Path) -> dict[str, Any]:
         "samples": samples.sizes["sample"],
         "steps": [int(step) for step in samples["step"].values],
         "mean loss at the last step": float(np.mean(last)),
-        "bytes on disk": disk_usage(path),
+        "bytes on disk": disk_usage(place),
         "versions": dict(tree.attrs["versions"]),
     }
 
 
-def _site_nodes(tree: xarray.DataTree):
+def _site_nodes(tree: xarray.DataTree) -> list[xarray.DataTree]:
     return [node for node in tree["sites"].subtree if "feeds" in node.attrs] if "sites" in tree else []
 
 
-def disk_usage(path: str | Path) -> int:
+def disk_usage(where: Where) -> int:
     """Bytes of all files of a store."""
-    return sum((Path(folder) / name).stat().st_size for folder, _, names in os.walk(path) for name in names)
-
-
-def finalize_store(path: str | Path) -> None:
-    """Mark the store complete; the consolidated metadata come last, because they are a copy."""
-    zarr.open_group(path, mode="r+", use_consolidated=False).update_attributes({"complete": True})
-    consolidate(path)
-
-
-def consolidate(path: str | Path) -> None:
-    """Copy all metadata to the root, where one read finds them."""
-    with (
-        warnings.catch_warnings()
-    ):  # Zarr 3 has no text on it yet; a reader that does not know the copy reads the originals
-        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
-        zarr.consolidate_metadata(path)
-
-
-def restore_metadata(path: str | Path, name: str, template: Template) -> None:
-    """Write the metadata of one array or group of a store as the template has them; no chunk is touched."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = zarr.create_group(folder, zarr_format=3)
-        if name in template.arrays:
-            _create_array(root, template.arrays[name], None)
-        else:
-            root.require_group(name).update_attributes(_json(template.groups.get(name, {})))
-        target = Path(path) / name / "zarr.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(folder) / name / "zarr.json", target)
-
-
-def write_coordinate(path: str | Path, spec: ArraySpec, values: Any) -> None:
-    """Write the values of one coordinate of a store again."""
-    array = zarr.open_group(path, mode="r+", use_consolidated=False)[spec.path]
-    array[...] = np.asarray(values, _numpy_dtype(spec))  # type: ignore[index]
-
-
-def _numpy_dtype(spec: ArraySpec) -> np.dtype:
-    return np.dtypes.StringDType() if spec.dtype == "string" else np.dtype(spec.dtype)
-
-
-def _create_array(root: zarr.Group, spec: ArraySpec, values: Any) -> None:
-    dtype = _numpy_dtype(spec)
-    array = root.create_array(
-        spec.path,
-        shape=spec.shape,
-        chunks=spec.chunks,
-        dtype=dtype,
-        dimension_names=spec.dims,
-        attributes=_json(spec.attrs),
-        fill_value="" if spec.dtype == "string" else np.nan if dtype.kind == "f" else -1,
-        compressors=CODECS[spec.codec]() if spec.dtype != "string" else [ZstdCodec(level=1, checksum=True)],
-        config={"write_empty_chunks": True},
-    )
-    if values is not None:
-        array[...] = np.asarray(values, dtype)
-
-
-def _json(value: Any) -> Any:
-    """Plain JSON: tuples as lists, NumPy scalars as numbers, paths as text."""
-    if isinstance(value, Mapping):
-        return {str(key): _json(one) for key, one in value.items()}
-    if isinstance(value, tuple | list):
-        return [_json(one) for one in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value) if isinstance(value, Path) else value
+    return sum(find_place(where).files().values())

@@ -10,10 +10,9 @@ tell what is in; in another one coordinates, and what the journal says was commi
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ import zarr
 from actigrad.errors import StoreError
 from actigrad.storage.grid import chunk_indices
 from actigrad.storage.journal import read_commits
-from actigrad.storage.store import is_store, read_attributes
+from actigrad.storage.places import Place, Where, find_place
+from actigrad.storage.store import CHUNK, check_version, owned
 
 THREADS = 4
 
@@ -60,23 +60,26 @@ class Verification:
     damages: tuple[Damage, ...]
 
 
-def verify(path: str | Path, advance: Callable[[int, int], None] = lambda done, total: None) -> Verification:
+def verify(where: Where, advance: Callable[[int, int], None] = lambda done, total: None) -> Verification:
     """Read everything that should be there.
 
     Args:
-        path: the store.
+        where: the store.
         advance: told after each chunk how many are done, and of how many.
 
     Raises:
         StoreError: when there is no store, or nothing in it can be read.
     """
-    path = Path(path)
-    if not path.exists() or not is_store(path):
-        raise StoreError(f"{path} is not an actigrad store, or its zarr.json at the root cannot be read.")
-    complete, committed = bool(read_attributes(path).get("complete")), read_commits(path)
-    consolidated = _consolidated(path)
-    damages = list(_broken_metadata(path, consolidated, complete))
-    arrays = _arrays(path, {damage.array for damage in damages})
+    place = find_place(where)
+    attrs = check_version(place)
+    try:
+        files = place.files()
+    except OSError as error:
+        raise StoreError(f"{place} cannot be listed: {error}. Verify it where it can.") from error
+    complete, committed = bool(attrs.get("complete")), read_commits(place)
+    consolidated = (json.loads(place.read("zarr.json")).get("consolidated_metadata") or {}).get("metadata", {})
+    damages = list(_broken_metadata(place, files, consolidated, complete))
+    arrays = _arrays(place, files, {damage.array for damage in damages})
     known = None if complete or consolidated or "samples/sample" not in arrays else committed
     samples = arrays["samples/sample"].shape[0] if known is not None else 0
     expected = [
@@ -85,7 +88,7 @@ def verify(path: str | Path, advance: Callable[[int, int], None] = lambda done, 
         for index in _expected_chunks(array, _steps_of(array, name, arrays), known, samples)
     ]
     with ThreadPoolExecutor(THREADS, "actigrad-verify") as pool:
-        found = pool.map(lambda one: _read(path, *one), expected)
+        found = pool.map(lambda one: _read(files, *one), expected)
         size = 0
         for done, (damage, nbytes) in enumerate(found, start=1):
             size += nbytes
@@ -95,25 +98,18 @@ def verify(path: str | Path, advance: Callable[[int, int], None] = lambda done, 
     return Verification(complete, len(expected), size, committed, tuple(damages))
 
 
-def _consolidated(path: Path) -> dict[str, Any]:
-    """The metadata of arrays and groups that were copied to the root, by path."""
-    try:
-        root = json.loads((path / "zarr.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path / 'zarr.json'} cannot be read: {error}") from error
-    return (root.get("consolidated_metadata") or {}).get("metadata", {})
-
-
-def _broken_metadata(path: Path, known: dict[str, Any], complete: bool) -> Iterator[Damage]:
+def _broken_metadata(
+    place: Place, files: Mapping[str, int], known: Mapping[str, Any], complete: bool
+) -> Iterator[Damage]:
     """Arrays and groups whose zarr.json is gone, is no JSON, or is not what was consolidated."""
     # While steps are added, an array's own metadata tell an earlier size.
     extra = {"consolidated_metadata"} if complete else {"consolidated_metadata", "shape"}
     bare = lambda metadata: {key: value for key, value in metadata.items() if key not in extra}
-    there = {str(file.parent.relative_to(path)) for file in path.rglob("zarr.json")} - {"."}
-    there |= {str(folder.parent.relative_to(path)) for folder in path.rglob("c") if folder.is_dir()}
+    there = {name.removesuffix("/zarr.json") for name in files if name.endswith("/zarr.json")}
+    there |= {match[1] for name in files if (match := CHUNK.fullmatch(name))}
     for name in sorted(there | set(known)):
         try:
-            metadata = json.loads((path / name / "zarr.json").read_bytes())
+            metadata = json.loads(place.read(f"{name}/zarr.json"))
         except FileNotFoundError:
             yield Damage(name, None, "missing")
             continue
@@ -124,16 +120,12 @@ def _broken_metadata(path: Path, known: dict[str, Any], complete: bool) -> Itera
             yield Damage(name, None, "damaged: it is not what was consolidated")
 
 
-def _arrays(path: Path, broken: set[str]) -> dict[str, zarr.Array]:
+def _arrays(place: Place, files: Mapping[str, int], broken: set[str]) -> dict[str, zarr.Array]:
     """Every array whose metadata are whole, by its path."""
-    names = sorted(str(file.parent.relative_to(path)) for file in path.rglob("zarr.json"))
-    found, root = {}, zarr.open_group(path, mode="r")
-    for name in names:
-        if name != "." and name not in broken:
-            node = root[name]
-            if isinstance(node, zarr.Array):
-                found[name] = node
-    return found
+    root = zarr.open_group(place.to_zarr(read_only=True), mode="r")
+    names = sorted(name.removesuffix("/zarr.json") for name in files if name.endswith("/zarr.json"))
+    nodes = {name: root[name] for name in names if name not in broken}
+    return {name: node for name, node in nodes.items() if isinstance(node, zarr.Array)}
 
 
 def _steps_of(array: zarr.Array, name: str, arrays: dict[str, zarr.Array]) -> list[int] | None:
@@ -150,7 +142,7 @@ def _expected_chunks(
     array: zarr.Array, steps: list[int] | None, committed: dict[int, int] | None, samples: int
 ) -> Iterator[tuple[int, ...]]:
     """Every chunk, or those that the journal says are in."""
-    everything = chunk_indices([(0, size) for size in array.shape], array.chunks)
+    everything = chunk_indices([(0, size) for size in array.shape], owned(array))
     if committed is None or steps is None:
         yield from everything
         return
@@ -160,7 +152,7 @@ def _expected_chunks(
         needed = samples
         if "sample" in dims:
             axis = dims.index("sample")
-            needed = min(samples, (index[axis] + 1) * array.chunks[axis])
+            needed = min(samples, (index[axis] + 1) * owned(array)[axis])
         if needed <= committed.get(steps[index[step_axis]], 0):
             yield index
 
@@ -170,12 +162,12 @@ def _dims(array: zarr.Array) -> tuple[str | None, ...]:
     return tuple(array.metadata.dimension_names or ())  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _read(path: Path, name: str, array: zarr.Array, index: tuple[int, ...]) -> tuple[Damage | None, int]:
-    """What is wrong with a chunk, and its size."""
-    spans = zip(index, array.chunks, array.shape, strict=True)
+def _read(files: Mapping[str, int], name: str, array: zarr.Array, index: tuple[int, ...]) -> tuple[Damage | None, int]:
+    """What is wrong with what one write wrote, and its size."""
+    spans = zip(index, owned(array), array.shape, strict=True)
     region = tuple((i * chunk, min(size, (i + 1) * chunk)) for i, chunk, size in spans)
     nbytes = math.prod(stop - start for start, stop in region) * array.dtype.itemsize
-    if not path.joinpath(name, "c", *map(str, index)).exists():
+    if "/".join([name, "c", *map(str, index)]) not in files:
         return Damage(name, region, "missing"), nbytes
     try:
         array[tuple(slice(*span) for span in region)]

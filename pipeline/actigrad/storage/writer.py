@@ -4,21 +4,22 @@
         writer.put("sites/head/0/full/activation", region, block)   # returns at once; waits when much is queued
         writer.commit(20, 4096)                                     # returns at once; journaled when all is on the disk
 
-A block is whole chunks or refused. Each chunk file is synced before its commit is journaled. Neither `put` nor `commit`
-waits for the disk, so the device goes on; what goes wrong there is raised by the next call, and by `close`.
+A block is whole chunks or refused. Each chunk outlasts a power cut before its commit is journaled. Neither `put` nor
+`commit` waits for the disk, so the device goes on; what goes wrong there is raised by the next call, and by `close`.
 """
 
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import zarr
 
 from actigrad.errors import StoreError
-from actigrad.storage.grid import Region, chunk_indices, validate_region
-from actigrad.storage.journal import Journal, sync
+from actigrad.storage.grid import Region, validate_region
+from actigrad.storage.journal import Journal
+from actigrad.storage.places import Where, find_place
+from actigrad.storage.store import owned
 
 THREADS = max(1, min(4, (os.cpu_count() or 2) // 2))
 QUEUE_BYTES = 2**29
@@ -27,9 +28,9 @@ QUEUE_BYTES = 2**29
 class Writer:
     """The one writer of a store; the journal is open as long as it writes."""
 
-    def __init__(self, path: str | Path, journal: Journal):
-        self.path, self.journal = Path(path), journal
-        self._root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+    def __init__(self, path: Where, journal: Journal):
+        self.path, self.journal = find_place(path), journal
+        self._root = zarr.open_group(self.path.to_zarr(durable=True), mode="r+", use_consolidated=False)
         self._arrays: dict[str, zarr.Array] = {}
         self._pool = ThreadPoolExecutor(THREADS, "actigrad-writer")
         self._commits = ThreadPoolExecutor(1, "actigrad-commit")
@@ -55,7 +56,7 @@ class Writer:
             StoreError: when the region shares a chunk with another write, or an earlier write failed.
         """
         target = self._array(array)
-        validate_region(region, target.shape, target.chunks, array)
+        validate_region(region, target.shape, owned(target), array)
         with self._room:
             self._room.wait_for(lambda: self._queued == 0 or self._queued + block.nbytes <= QUEUE_BYTES)
             self._queued += block.nbytes
@@ -83,8 +84,8 @@ class Writer:
         self._raise()
 
     def chunks(self, array: str) -> tuple[int, ...]:
-        """The chunk shape of an array."""
-        return self._array(array).chunks
+        """What one write owns of an array."""
+        return owned(self._array(array))
 
     def close(self, *, silent: bool = False) -> None:
         """Let queued writes and commits end."""
@@ -101,9 +102,6 @@ class Writer:
     def _write(self, target: zarr.Array, region: Region, block: np.ndarray) -> None:
         try:
             target[tuple(slice(*span) for span in region)] = block
-            folder = self.path / target.path
-            for index in chunk_indices(region, target.chunks):
-                sync(folder.joinpath("c", *map(str, index)))
         except BaseException as error:
             self._failure = self._failure or error
             raise

@@ -1,6 +1,5 @@
 """Reading: what every view asks of a store, with errors that name the nearest; and what all pictures share."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,11 @@ import xarray
 from actigrad.errors import ViewError, nearest
 from actigrad.metrics import METRICS
 from actigrad.sites import Site
+from actigrad.storage.places import Where
 from actigrad.storage.schema import site_group
 from actigrad.storage.store import open_store, read_samples, read_sites
 
-Store = xarray.DataTree | str | Path
+Store = xarray.DataTree | Where
 WIDTH = 920
 FONTS = {"title": "11pt", "labels": "10pt", "xticks": "9pt", "yticks": "9pt"}
 

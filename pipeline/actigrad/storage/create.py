@@ -1,0 +1,149 @@
+"""Create: a store from its template, before anything is captured; and its last stroke, when all is in.
+
+    create_store("run.zarr", template, attrs)        # metadata and coordinates; nothing else yet
+    finalize_store("run.zarr")                       # complete, and opened by one read of consolidated metadata
+
+Shape first: what cannot fit is refused here, and what exists already is never touched without being told to. Checksums
+are on, and blocks of zeros are written, so that they differ from what was never written.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.errors import ZarrUserWarning
+
+from actigrad.errors import StoreError
+from actigrad.storage.places import Where, find_place
+from actigrad.storage.schema import ArraySpec, Template
+from actigrad.storage.store import is_store, read_attributes
+
+CODECS = {
+    "plain": lambda: [Crc32cCodec()],
+    "sparse": lambda: [ZstdCodec(level=1, checksum=True)],
+    "rounded": lambda: [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=4), Crc32cCodec()],
+}
+"""bytes-to-bytes codecs by kind of array; measured in docs/store.md."""
+
+
+def create_store(where: Where, template: Template, attrs: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Create all groups and arrays of the template, and write its coordinates; the journal is the caller's.
+
+    Raises:
+        StoreError: when something is there already, it cannot be written, or the disk is too small.
+    """
+    place = find_place(where)
+    check_absent(place, overwrite=overwrite)
+    check_space(place, template)
+    try:
+        place.clear()
+        root = zarr.create_group(place.to_zarr(), zarr_format=3, attributes=_json({**attrs, "complete": False}))
+        for name in template.groups:
+            root.require_group(name).update_attributes(_json(template.groups[name]))
+        for spec in template.arrays.values():
+            _create_array(root, spec, template.coords.get(spec.path))
+        place.settle()
+    except OSError as error:
+        raise StoreError(
+            f"cannot create the store {place}: {error.strerror or error}. Choose another store.path."
+        ) from error
+
+
+def check_absent(where: Where, *, overwrite: bool) -> None:
+    """Raise when something stands there that must not be replaced."""
+    place = find_place(where)
+    try:
+        if place.is_empty():
+            return
+    except OSError as error:
+        raise StoreError(f"{place} cannot be looked at: {error}. Choose another store.path.") from error
+    if not is_store(place) and not place.beside(".journal").files():
+        raise StoreError(f"{place} exists and is not an actigrad store; it is left alone. Choose another store.path.")
+    if not overwrite:
+        complete = is_store(place) and read_attributes(place).get("complete")
+        state, others = ("complete", "") if complete else ("incomplete", ", --resume finishes it")
+        raise StoreError(
+            f"the store {place} exists ({state}); nothing was changed. --overwrite replaces it{others}, or choose "
+            "another store.path."
+        )
+
+
+def check_space(where: Where, template: Template) -> None:
+    """Raise when there is less room than the template takes, an upper bound: compression is not counted."""
+    place = find_place(where)
+    free = place.free_bytes()
+    if free is not None and template.nbytes > free:
+        raise StoreError(
+            f"the store {place} needs up to {template.nbytes / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free. "
+            "Keep fewer sites whole (keep: summary), fewer samples (data.samples), or choose another store.path."
+        )
+
+
+def finalize_store(where: Where) -> None:
+    """Mark the store complete; the consolidated metadata come last, because they are a copy."""
+    store = find_place(where).to_zarr(durable=True)
+    zarr.open_group(store, mode="r+", use_consolidated=False).update_attributes({"complete": True})
+    consolidate(where)
+
+
+def consolidate(where: Where) -> None:
+    """Copy all metadata to the root, where one read finds them."""
+    store = find_place(where).to_zarr(durable=True)
+    with warnings.catch_warnings():  # Zarr 3 has no text on it yet; who does not know the copy reads the originals
+        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+        zarr.consolidate_metadata(store)
+
+
+def restore_metadata(where: Where, name: str, template: Template) -> None:
+    """Write the metadata of one array or group of a store as the template has them; no chunk is touched."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = zarr.create_group(folder, zarr_format=3)
+        if name in template.arrays:
+            _create_array(root, template.arrays[name], None)
+        else:
+            root.require_group(name).update_attributes(_json(template.groups.get(name, {})))
+        find_place(where).write(f"{name}/zarr.json", Path(folder, name, "zarr.json").read_bytes())
+
+
+def write_coordinate(where: Where, spec: ArraySpec, values: Any) -> None:
+    """Write the values of one coordinate of a store again."""
+    root = zarr.open_group(find_place(where).to_zarr(durable=True), mode="r+", use_consolidated=False)
+    root[spec.path][...] = np.asarray(values, _numpy_dtype(spec))  # type: ignore[index]
+
+
+def _numpy_dtype(spec: ArraySpec) -> np.dtype:
+    return np.dtypes.StringDType() if spec.dtype == "string" else np.dtype(spec.dtype)
+
+
+def _create_array(root: zarr.Group, spec: ArraySpec, values: Any) -> None:
+    dtype = _numpy_dtype(spec)
+    array = root.create_array(
+        spec.path,
+        shape=spec.shape,
+        chunks=spec.inner or spec.chunks,
+        shards=spec.chunks if spec.inner else None,
+        dtype=dtype,
+        dimension_names=spec.dims,
+        attributes=_json(spec.attrs),
+        fill_value="" if spec.dtype == "string" else np.nan if dtype.kind == "f" else -1,
+        compressors=CODECS[spec.codec]() if spec.dtype != "string" else [ZstdCodec(level=1, checksum=True)],
+        config={"write_empty_chunks": True},
+    )
+    if values is not None:
+        array[...] = np.asarray(values, dtype)
+
+
+def _json(value: Any) -> Any:
+    """Plain JSON: tuples as lists, NumPy scalars as numbers, paths as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_json(one) for one in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
