@@ -6,6 +6,7 @@ that failed, 2 a config or an option that cannot be used, 130 stopped with Ctrl-
 
 import json
 import sys
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,6 +176,27 @@ def export(
     with _stoppable("Nothing was exported."), Bars() as bars:
         written = write(store, to, output, progress=bars)
     print(f"export  {written}")
+
+
+@app.command()
+def explore(
+    stores: Annotated[
+        list[Path], typer.Argument(metavar="STORE…", help="One store, or several to compare.", show_default=False)
+    ],
+    address: Annotated[
+        str, typer.Option(help="Where to listen. Any but this machine's own needs the token that is printed.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+) -> None:
+    """Open the page on which to look at a store, also while it is being written. Reads only; Ctrl-C ends it."""
+    from actigrad.explorer.server import Explorer
+
+    explorer = Explorer(stores, address=address, port=port)
+    print(f"explore  {explorer.link}   (Ctrl-C ends it)", flush=True)
+    if browser:
+        webbrowser.open(explorer.link)
+    explorer.run()
 
 
 @app.command()
