@@ -1,6 +1,6 @@
 """Probe: the batch that a Recorder looks at: made once, owned, and the same after a restart.
 
-    probe = own(batch, samples=32)           # the first samples, copied: the training may donate or change its batch
+    probe = own(first(batch, samples=32))    # copied: the training may donate or change its batch
     save(file, probe); load(file, like=probe)
     name_samples(probe)                      # {"id": …, "label": …}, what a store knows of each sample
 
@@ -18,16 +18,20 @@ import numpy as np
 from actigrad.engine.program import count_samples
 from actigrad.errors import StoreError
 
+SHARE = 4
+"""By default a probe is the fourth part of a batch: capture of a sample takes two or three times its training."""
 
-def own(batch: Any, samples: int | None = None) -> Any:
-    """A copy of a batch, on the device; of its first `samples` where all of its arrays have a sample axis."""
-    cut = samples if samples is not None and count_samples(batch) is not None else None
 
-    def copy(leaf: Any) -> jax.Array:
-        part = leaf if cut is None or not np.ndim(leaf) else leaf[:cut]
-        return jnp.copy(part) if isinstance(part, jax.Array) else jnp.asarray(np.array(part))
+def first(batch: Any, samples: int | None = None) -> Any:
+    """The first samples of a batch, by default a quarter of them; all where its arrays share no sample axis."""
+    n = count_samples(batch)
+    cut = samples or max(1, (n or 0) // SHARE)
+    return batch if n is None else jax.tree.map(lambda leaf: leaf[:cut] if np.ndim(leaf) else leaf, batch)
 
-    return jax.tree.map(copy, batch)
+
+def own(batch: Any) -> Any:
+    """A copy of a batch, on the device."""
+    return jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else jnp.asarray(np.array(x)), batch)
 
 
 def save(file: Path, probe: Any) -> None:

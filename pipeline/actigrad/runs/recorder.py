@@ -65,7 +65,7 @@ class Asked(Record):
     full: Patterns
     every: PositiveInt
     parameters: tuple[Literal["value", "gradient", "update"], ...]
-    samples: PositiveInt
+    samples: PositiveInt | None
     dtype: Literal["float32", "bfloat16"]
 
     def config(self, path: Path, samples: int) -> Config:
@@ -97,7 +97,7 @@ class Recorder:
         full: patterns of the sites whose whole activation and gradient are kept as well, at every recorded step.
         parameters: which of `value`, `gradient` (of the probe) and `update` (by the last training update) to summarise.
         probe: the batch that is recorded; by default the first `samples` of the first batch.
-        samples: how many those are.
+        samples: how many those are; by default a quarter of the batch, which costs about half a training step.
         dtype: of whole tensors; bfloat16 takes about half the space.
 
     Raises:
@@ -116,7 +116,7 @@ class Recorder:
         full: str | Sequence[str] = (),
         parameters: Sequence[str] = ("value", "gradient", "update"),
         probe: Any = None,
-        samples: int = 32,
+        samples: int | None = None,
         dtype: str = "float32",
     ):
         self.path, self.loss = Path(path), loss
@@ -143,8 +143,8 @@ class Recorder:
     def __exit__(self, kind: type | None, *_: object) -> None:
         """Write what is left; the store is complete when the block was not left by an exception."""
         try:
-            if self._session and not self._off:
-                self._session.close(complete=kind is None)
+            if self._session:
+                self._session.close(complete=kind is None and not self._off)
         except Exception as error:
             self._turn_off(error)
         finally:
@@ -182,6 +182,11 @@ class Recorder:
         except Exception as error:
             self._turn_off(error)
 
+    def flush(self) -> None:
+        """Write what was recorded so far, and wait for it; the store can be opened at any time, and has it then."""
+        if self._session and not self._off:
+            self._session.scribe.flush()
+
     def _begin(self, params: Any, batch: Any) -> "_Session":
         if self._journal is None:
             raise StoreError("a Recorder records inside its `with` block: with Recorder(...) as record: record(...).")
@@ -190,8 +195,9 @@ class Recorder:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, batch))):
             raise CaptureError("a Recorder was called inside a transformation (jit, grad, scan); call it in the loop.")
         file = self._journal.folder / "probe.npz"
-        probe = probes.own(batch, self.asked.samples) if self._given is None else probes.own(self._given)
-        if self._given is None and file.exists() and is_store(self.path):
+        given = self._given is not None
+        probe = probes.own(self._given) if given else probes.own(probes.first(batch, self.asked.samples))
+        if not given and file.exists() and is_store(self.path):
             probe = probes.load(file, probe)
         return _Session(self.path, self.loss, self.asked, self._journal, params, probe)
 

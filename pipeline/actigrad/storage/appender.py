@@ -17,6 +17,7 @@ Limits: one writer (the caller holds the journal's lock); a local disk. The arra
 a reader that leaves the consolidated ones aside sees the steps as of then.
 """
 
+import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -125,13 +126,15 @@ class Appender:
         known = self.steps[-1:]
         if any(b <= a for a, b in zip([*known, *steps], [*known, *steps][1:], strict=False)):
             raise StoreError(f"steps {list(steps)} do not ascend from {known}, the last in {self.path}.")
-        for name in self._arrays:
+        blocks = {}
+        for name, array in self._arrays.items():
             values = np.asarray(steps) if name.endswith("/step") else rows.get(name)
-            expected = (len(steps), *self._arrays[name].shape[1:])
+            expected = (len(steps), *array.shape[1:])
             if values is None or values.shape != expected:
                 found = "nothing" if values is None else f"rows of shape {values.shape}"
                 raise StoreError(f"{self.path}: {name} got {found}, expected {expected}.")
-            self._write(name, values)
+            blocks[name] = values.astype(array.dtype, copy=False)
+        asyncio.run(self._write(blocks))
         self.steps += [int(step) for step in steps]
         self._root["attributes"]["complete"] = False
         self._commit()
@@ -143,18 +146,22 @@ class Appender:
         self._root["attributes"]["complete"] = complete
         self._commit()
 
-    def _write(self, name: str, values: np.ndarray) -> None:
+    async def _write(self, blocks: Mapping[str, np.ndarray]) -> None:
+        """All arrays at once: Zarr's way from one thread to another and back is most of what a small array costs."""
+        await asyncio.gather(*(self._write_one(name, block) for name, block in blocks.items()))
+
+    async def _write_one(self, name: str, block: np.ndarray) -> None:
         """Chunks from the last one on, which is written again with what it held."""
         array, n = self._arrays[name], len(self.steps)
-        chunk = array.chunks[0]
-        first, stop = n - n % chunk, n + len(values)
+        chunk, stop = array.chunks[0], n + len(block)
+        first = n - n % chunk
         if name not in self._tails:
-            self._tails[name] = np.asarray(array[first:n])
-        block = np.concatenate([self._tails[name], values.astype(array.dtype, copy=False)])
+            self._tails[name] = np.asarray(await array.async_array.getitem(slice(first, n)))
+        block = np.concatenate([self._tails[name], block])
         # The same array with more rows, of which only this process knows before the commit.
-        metadata: Any = array.metadata.update_shape((stop, *array.shape[1:]))
-        longer = zarr.Array(zarr.AsyncArray(metadata, array.store_path, {"write_empty_chunks": True}))
-        longer[first:stop] = block
+        metadata = array.metadata.update_shape((stop, *array.shape[1:]))
+        longer = zarr.AsyncArray(metadata, array.store_path, {"write_empty_chunks": True})
+        await longer.setitem(slice(first, stop), block)
         for index in chunk_indices([(first, stop), *((0, size) for size in array.shape[1:])], array.chunks):
             sync(self.path.joinpath(name, "c", *map(str, index)))
         self._tails[name] = block[stop - stop % chunk - first :]
