@@ -22,7 +22,7 @@ store: {path: run.zarr}
 
 # Each line that is wrong says after its `#` what must be told about it.
 WRONG = """\
-model: {factroy: "m:build", checkpoint: x.ckpt}  # is 'factroy' meant to be 'factory'? # found 'x.ckpt', expected null
+model: {factroy: "m:build", checkpoint: 3}  # is 'factroy' meant to be 'factory'? # found 3, expected text or a list
 data:
   factory: "m:load"
   batch_size: '256'                   # data.batch_size # found '256', expected a whole number

@@ -146,9 +146,9 @@ def test_losses_predictions_inputs_and_labels_are_those_of_the_samples(made):
     samples = tree["samples"]
     np.testing.assert_allclose(samples["loss"].values[-1], frame.losses, rtol=1e-5)
     np.testing.assert_array_equal(samples["prediction"].values[-1], frame.aux["prediction"])
-    np.testing.assert_array_equal(samples["label"].values, job.data["label"])
+    np.testing.assert_array_equal(samples["label"].values, job.samples()["label"])
     np.testing.assert_array_equal(samples["id"].values, np.arange(N))
-    np.testing.assert_array_equal(tree["inputs/x/full"]["value"].values[0], job.data["x"])
+    np.testing.assert_array_equal(tree["inputs/x/full"]["value"].values[0], job.batch(0, N)["x"])
     np.testing.assert_allclose(
         tree["inputs/x/full"]["gradient"].values[0], frame.input_gradients["x"], rtol=1e-4, atol=1e-6
     )

@@ -48,11 +48,12 @@ def test_what_was_committed_is_there_for_the_next_writer(path):
     assert np.isnan(values(path)[1]).all()
 
 
-def test_all_zero_blocks_are_written_and_not_left_to_the_fill_value(path):
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_blocks_of_zeros_or_of_the_fill_value_are_written(path, value):
     with writing(path) as one:
-        one.put("group/values", [(1, 2), (4, 8)], np.zeros((1, 4), np.float32))
+        one.put("group/values", [(1, 2), (4, 8)], np.full((1, 4), value, np.float32))
     assert (path / "group/values/c/1/1").exists()
-    assert not values(path)[1, 4:8].any()
+    np.testing.assert_array_equal(values(path)[1, 4:8], np.full(4, value))
 
 
 def test_a_region_that_shares_a_chunk_is_refused(path):

@@ -4,6 +4,7 @@
      ├── ConfigError      a config that cannot be run; holds every problem at once
      ├── CaptureError     a loss, a site or a primitive that cannot be captured
      │    └── NoSuchSite  a pattern that matches nothing
+     ├── DataError        samples that cannot be read, or are not what they were
      ├── StoreError       a store that exists, is incomplete, locked, damaged, or of another version
      ├── ViewError        a view of what the store does not hold
      └── ExportError      a format that is not known, or a place that is taken
@@ -61,6 +62,10 @@ class CaptureError(ActigradError):
 
 class NoSuchSite(CaptureError):  # noqa: N818 - read as a sentence where it is raised
     """A pattern that matches no site."""
+
+
+class DataError(ActigradError):
+    """Samples that cannot be read, or are not what they were."""
 
 
 class StoreError(ActigradError):

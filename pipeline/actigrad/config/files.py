@@ -61,7 +61,7 @@ def _readable(error: pydantic.ValidationError) -> list[dict[str, Any]]:
 
 
 def _is_member(part: str | int) -> bool:
-    return isinstance(part, str) and ("[" in part or "-" in part)
+    return isinstance(part, str) and (part == "str" or "[" in part or "-" in part)
 
 
 def _problem(document: Document, error: dict[str, Any]) -> Problem:

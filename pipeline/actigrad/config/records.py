@@ -9,10 +9,19 @@ references, `module:name`.
 """
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Quantity = Literal["activation", "gradient"]
@@ -69,21 +78,42 @@ class ModelSpec(Record):
     """`factory(*, seed, **options)` returns a model that `actigrad.observe` knows."""
     options: dict[str, Any] = {}
     """Further keyword arguments of the factory."""
-    checkpoint: None = None
-    """Must be null in this version: a model is used as its factory returns it, or trained."""
+    checkpoint: Annotated[
+        str | tuple[str, ...] | None, BeforeValidator(_as_tuple, json_schema_input_type=str | list[str] | None)
+    ] = None
+    """Weights to load: Orbax, safetensors or Flax msgpack. A list or a pattern of several becomes the `step` dim."""
+    trust: Literal["pickle"] | None = None
+    """`pickle` to load checkpoints that only pickle can read; it runs any program that their author put into them."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The step of each checkpoint of a list; 0 for a single one."""
+        return numbered(self.checkpoint) if isinstance(self.checkpoint, tuple) else (0,)
 
 
 class DataSpec(Record):
-    """Where the samples come from."""
+    """Where the samples come from: a factory or a path."""
 
-    factory: Reference
-    """`factory(**options)` returns a dict of arrays whose first axis is the sample."""
+    factory: Reference | None = None
+    """`factory(**options)` returns a dict of arrays, batches, or a dataset; see docs/data.md."""
+    path: Path | None = Field(default=None, strict=False)
+    """A file or folder in place of a factory: NumPy, Zarr, netCDF, Parquet, Arrow, a saved Hugging Face dataset."""
+    trust: Literal["pickle"] | None = None
+    """`pickle` to load a path that only pickle can read; it runs any program that its author put into it."""
     options: dict[str, Any] = {}
     """Further keyword arguments of the factory."""
     batch_size: PositiveInt = 256
     """Samples in one jitted call."""
     samples: PositiveInt | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
-    """Which samples to capture: the first so many, a list of indices, or null for all."""
+    """Which samples to capture: the first so many, a list of indices, or null for all; a stream needs a number."""
+
+    @model_validator(mode="after")
+    def _from_one_place(self) -> "DataSpec":
+        if (self.factory is None) == (self.path is None):
+            raise ValueError("exactly one of factory (a function) and path (a file or folder)")
+        if self.path is not None and self.options:
+            raise ValueError("options with a factory only: a path takes none")
+        return self
 
 
 class TrainSpec(Record):
@@ -185,10 +215,30 @@ class Config(Record):
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The recorded steps: multiples of `record_every`, or step 0 alone when nothing is trained."""
+        """The recorded steps: multiples of `record_every`; without training those of the checkpoints, or step 0 alone.
+
+        Of a run, `job.config` is to be asked: there a pattern of checkpoints has become the list of those found.
+        """
         if self.train is None:
-            return (0,)
+            return self.model.steps
         return tuple(range(self.train.record_every, self.train.steps + 1, self.train.record_every))
+
+
+def numbered(paths: tuple[str, ...]) -> tuple[int, ...]:
+    """The step of each checkpoint: the last number in its name, or in its folder's; 0, 1, 2, … where that fails.
+
+    >>> numbered(("step_20", "step_100")), numbered(("run/20/w.safetensors", "run/100/w.safetensors"))
+    ((20, 100), (20, 100))
+    >>> numbered(("first.msgpack", "best.msgpack"))
+    (0, 1)
+    """
+    parts = [PurePath(re.sub(r"\.[A-Za-z]\w*$", "", path)).parts for path in paths]
+    for depth in (1, 2):
+        names = [part[-depth] if len(part) >= depth else "" for part in parts]
+        found = [int(digits[-1]) for name in names if (digits := re.findall(r"\d+", name))]
+        if len(set(found)) == len(paths):
+            return tuple(found)
+    return tuple(range(len(paths)))
 
 
 def json_schema() -> dict[str, Any]:

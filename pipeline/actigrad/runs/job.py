@@ -9,10 +9,11 @@ What can be wrong with a run is found here, before anything is trained or writte
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,17 +21,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actigrad.checkpoints import read_checkpoint, restore_params
 from actigrad.config.records import Config
-from actigrad.config.references import resolve
 from actigrad.engine.flow import LOSS
 from actigrad.engine.program import Program, split_arguments, trace_program
 from actigrad.errors import ActigradError, CaptureError, ConfigError, Problem
 from actigrad.frameworks import observe
+from actigrad.runs.parts import called, choose_rows, open_data, resolve_all, with_checkpoints
 from actigrad.sites import Site, Work, choose
+from actigrad.sources import Batch, Source, read_ahead
+from actigrad.storage.grid import blocks
 from actigrad.storage.places import Place, find_place
 from actigrad.storage.schema import Plan, Template, Tensors, make_plans, make_template
 
-Batch = dict[str, np.ndarray]
+TAKEN = {"sample", "step", "loss", "prediction", "objective", "gradient_norm"}
+"""What the run itself puts beside each sample: a field of the data that is called so gets one `_`."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,12 @@ class Job:
     """A run that can start.
 
     Attributes:
-        config: what was asked for.
+        config: what was asked for; a pattern of checkpoints is the list of those found.
         loss: `loss(params, batch)`.
         objective: what gradients are of, like the loss; often the loss itself.
-        params: the model's initial state.
-        data: all samples, for training.
-        rows: the samples that are captured, as offsets into `data`.
+        params: the model's initial state, that of the first checkpoint where there are any.
+        source: the samples, read as they are needed.
+        rows: the samples that are captured, as offsets into the source.
         train: the training factory with its options, or None.
         sites: every site of the model.
         rest: the work that is done after the last sites, up to the loss.
@@ -55,7 +60,7 @@ class Job:
     loss: Callable[..., Any]
     objective: Callable[..., Any]
     params: Any
-    data: Batch
+    source: Source
     rows: np.ndarray
     train: Callable[..., Iterator[tuple[int, Any]]] | None
     sites: tuple[Site, ...]
@@ -69,8 +74,24 @@ class Job:
         return find_place(self.config.store.path, self.config.store.options)
 
     def batch(self, start: int, stop: int) -> Batch:
-        """The captured samples from start to stop."""
-        return {name: values[self.rows[start:stop]] for name, values in self.data.items()}
+        """The captured samples from start to stop, or to the last."""
+        with closing(self._read([(start, min(stop, len(self.rows)))])) as batches:
+            return next(batches)[1]
+
+    def batches(self, done: int = 0, until: int | None = None) -> Generator[tuple[tuple[int, int], Batch]]:
+        """((start, stop), batch) of the captured samples, those batches that start from `done` on and before `until`.
+
+        A thread reads ahead of the caller; it ends with the generator.
+
+        Raises:
+            DataError: when a batch cannot be read, or is not what it was before; it names the batch.
+        """
+        until = len(self.rows) if until is None else until
+        wanted = [one for one in blocks(len(self.rows), self.config.data.batch_size) if done <= one[0] < until]
+        return read_ahead(self._read(wanted))
+
+    def _read(self, wanted: list[tuple[int, int]]) -> Generator[tuple[tuple[int, int], Batch]]:
+        yield from self.source.read(self.rows, wanted)
 
     def plans(self) -> tuple[Plan, ...]:
         """What to keep of each site.
@@ -88,9 +109,10 @@ class Job:
         return make_template(self.config, self.plans(), self.samples(), self.tensors())
 
     def samples(self) -> Batch:
-        """What is known of each captured sample: its row in the data, and its integer values (label, split)."""
-        known = {name: v[self.rows] for name, v in self.data.items() if v.ndim == 1 and v.dtype.kind in "iub"}
-        return {"id": self.rows, **known}
+        """What is known of each captured sample: its row in the data, ids and labels; a stream is read for it."""
+        known = self.source.known(self.rows)
+        renamed = {f"{name}_" if name in TAKEN else name.replace("/", "_"): values for name, values in known.items()}
+        return {"id": self.rows, **renamed}
 
     @property
     def traced(self) -> int:
@@ -99,19 +121,26 @@ class Job:
 
     def tensors(self) -> Tensors:
         """Inputs and parameters."""
-        inputs = {name: v.shape[1:] for name, v in self.data.items() if v.dtype.kind == "f" and v.ndim > 1}
+        fields = {name: self.source.fields[name] for name in self.source.numbers}
+        inputs = {name: f.shape for name, f in fields.items() if f.shape and np.dtype(f.dtype).kind == "f"}
         parameters = {path: leaf.shape for path, leaf in named_leaves(self.params).items()}
         return Tensors({name: (shape, True) for name, shape in inputs.items()}, parameters, self.predicts)
 
     def recorded(self) -> Iterator[tuple[int, Any, Any]]:
-        """(step, params one update before, params) at each recorded step; trains on the way."""
+        """(step, params one update before, params) at each recorded step; trains or loads checkpoints on the way.
+
+        Before the first of several checkpoints is that one itself, so its update is zero.
+        """
         if self.train is None:
-            yield 0, self.params, self.params
+            before = self.params
+            for step, params in zip(self.config.steps, self._states(), strict=True):
+                yield step, before, params
+                before = params
             return
         assert self.config.train is not None
         wanted, before, step = set(self.config.steps), self.params, 0
         for step, params in self.train(
-            self.loss, self.params, self.data, steps=self.config.train.steps, seed=self.config.seed
+            self.loss, self.params, self.source.for_training(), steps=self.config.train.steps, seed=self.config.seed
         ):
             if step in wanted:
                 yield step, before, params
@@ -120,12 +149,24 @@ class Job:
             expected = f"an iterator that yields (step, params) up to step {max(wanted)}"
             raise ConfigError(Problem("train.factory", f"one that stopped after step {step}", expected, "the config"))
 
+    def _states(self) -> Iterator[Any]:
+        """The params that the run begins with, or of each checkpoint of a list, one at a time."""
+        model = self.config.model
+        paths = model.checkpoint if isinstance(model.checkpoint, tuple) else ()
+        yield self.params
+        for path in paths[1:]:
+            yield restore_params(self.params, read_checkpoint(path, model.trust), path)
+
     def fingerprint(self) -> dict[str, str]:
         """What makes this run this run, by part; where it writes is none of it."""
+        return dict(self._fingerprint)
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, str]:
         config = self.config.model_dump_json(exclude={"store", "report"})
-        data = [f"{name}{values.dtype}{values.shape}".encode() + values.tobytes() for name, values in self.data.items()]
-        weights = [leaf.tobytes() for leaf in map(np.asarray, named_leaves(self.params).values())]
-        return {"config": _digest([config.encode()]), "data": _digest(data), "weights": _digest(weights)}
+        leaves = (leaf for params in self._states() for leaf in named_leaves(params).values())
+        weights = _digest(np.asarray(leaf).tobytes() for leaf in leaves)
+        return {"config": _digest([config.encode()]), "data": self.source.digest(), "weights": weights}
 
 
 def load(config: Config, where: str = "the config") -> Job:
@@ -136,17 +177,23 @@ def load(config: Config, where: str = "the config") -> Job:
         where: the file it came from, for problems found here.
 
     Raises:
-        ConfigError: all references that cannot be resolved at once; a factory that fails or returns something else.
+        ConfigError: all references that cannot be resolved at once; a factory that fails or returns something else; a
+            checkpoint that does not fit the model.
+        DataError: when the first batch cannot be read.
         CaptureError: when the loss cannot be traced on a batch of the data.
     """
-    model_factory, data_factory, loss, train, objective = _resolve_all(config, where)
-    data = _load_data(config, data_factory, where)
-    model = _called("model", where, partial(model_factory, seed=config.seed, **config.model.options))
+    config = with_checkpoints(config, where)
+    model_factory, data_factory, loss, train, objective = resolve_all(config, where)
+    source = open_data(config, data_factory, where)
+    model = called("model", where, partial(model_factory, seed=config.seed, **config.model.options))
     apply, params = observe(model)
+    if checkpoint := config.model.checkpoint:
+        first = checkpoint if isinstance(checkpoint, str) else checkpoint[0]
+        params = restore_params(params, read_checkpoint(first, config.model.trust), first)
     bound = partial(loss, apply)
     asked = partial(objective, apply, **config.objective.options) if config.objective else bound
-    rows = _choose_rows(config, len(next(iter(data.values()))), where)
-    head = {name: values[rows[: config.data.batch_size]] for name, values in data.items()}
+    rows = choose_rows(config, len(source), where)
+    head = next(iter(source.read(rows, [(0, min(config.data.batch_size, len(rows)))])))[1]
     program, value = _trace(asked, "objective" if config.objective else "loss", params, head)
     out = jax.eval_shape(bound, params, head)
     aux = out[1] if isinstance(out, tuple) else {}
@@ -158,7 +205,7 @@ def load(config: Config, where: str = "the config") -> Job:
     options = config.train.options if config.train else {}
     train = train and partial(train, **options)
     rest = program.flow.work[LOSS]
-    return Job(config, bound, asked, params, data, rows, train, program.sites, rest, predicts, value.ndim == 1)
+    return Job(config, bound, asked, params, source, rows, train, program.sites, rest, predicts, value.ndim == 1)
 
 
 def provenance() -> dict[str, Any]:
@@ -176,56 +223,6 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     leaves = jax.tree.leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     return {path: leaf for path, leaf in named.items() if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size}
-
-
-def _resolve_all(config: Config, where: str) -> list[Any]:
-    """The functions of the config, None where it names none, or one error with every reference that is wrong."""
-    references: dict[str, str | None] = {
-        "model.factory": config.model.factory, "data.factory": config.data.factory, "loss": config.loss,
-    }  # fmt: skip
-    references["train.factory"] = config.train.factory if config.train else None
-    references["objective.function"] = config.objective.function if config.objective else None
-    found, problems = [], []
-    for key, reference in references.items():
-        try:
-            found.append(reference and resolve(reference, key=key, where=where))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return found
-
-
-def _called(key: str, where: str, factory: Callable[[], Any]) -> Any:
-    """What a factory returns; its own failure is told as the config's."""
-    try:
-        return factory()
-    except ActigradError:
-        raise
-    except Exception as error:
-        found = f"a factory that raised {type(error).__name__}: {error}"
-        raise ConfigError(Problem(f"{key}.factory", found, "one that accepts these options", where)) from error
-
-
-def _load_data(config: Config, factory: Callable[..., Any], where: str) -> Batch:
-    data = _called("data", where, partial(factory, **config.data.options))
-    expected = "a dict of arrays whose first axes, the samples, have one length"
-    if not isinstance(data, Mapping) or not data:
-        raise ConfigError(Problem("data.factory", f"one that returned a {type(data).__name__}", expected, where))
-    arrays = {str(name): np.asarray(values) for name, values in data.items()}
-    shapes = {name: values.shape for name, values in arrays.items()}
-    if len({shape[:1] for shape in shapes.values()}) != 1 or () in shapes.values():
-        raise ConfigError(Problem("data.factory", f"one that returned shapes {shapes}", expected, where))
-    return arrays
-
-
-def _choose_rows(config: Config, available: int, where: str) -> np.ndarray:
-    asked = config.data.samples
-    rows = np.arange(available) if asked is None else np.asarray(asked) if isinstance(asked, list) else np.arange(asked)
-    if len(rows) == 0 or rows.max() >= available:
-        expected = f"samples among the {available} that the data hold"
-        raise ConfigError(Problem("data.samples", str(asked), expected, where))
-    return rows
 
 
 def _trace(loss: Callable[..., Any], what: str, params: Any, batch: Batch) -> tuple[Program, Any]:
@@ -256,7 +253,7 @@ def _unmatched(config: Config, sites: tuple[Site, ...]) -> Iterator[Problem]:
                     )
 
 
-def _digest(parts: list[bytes]) -> str:
+def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

@@ -10,6 +10,7 @@ segment of samples the sink is told, with all that goes on into the next one: fr
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -21,9 +22,10 @@ from actigrad.engine.per_sample import sample_gradient_norms
 from actigrad.engine.transform import Frame, capture
 from actigrad.metrics import METRICS, SPECIAL
 from actigrad.reduce import Full, Histogram, Summary
-from actigrad.runs.job import Batch, Job, named_leaves
+from actigrad.runs.job import Job, named_leaves
 from actigrad.sites import exactly
-from actigrad.storage.grid import Region, blocks
+from actigrad.sources import Batch
+from actigrad.storage.grid import Region
 from actigrad.storage.schema import Plan, Template, site_group, with_codecs
 
 SPARSE_SHARE = 0.3
@@ -145,16 +147,14 @@ class StepCapture:
         self, params: Any, captured: Callable[..., Frame], done: int, until: int
     ) -> Iterator[tuple[tuple[int, int], Batch, Frame]]:
         """Dispatch batch after batch of the samples from `done` to `until`; what is yielded may still be on its way."""
-        for start, stop in blocks(len(self.job.rows), self.job.config.data.batch_size):
-            if not done <= start < until:
-                continue
-            batch = self.job.batch(start, stop)
-            frame = captured(params, batch)
-            for leaf in jax.tree.leaves(
-                (frame.losses, frame.aux, frame.activations, frame.gradients, frame.input_gradients)
-            ):
-                leaf.copy_to_host_async()
-            yield (start, stop), batch, frame
+        with closing(self.job.batches(done, until)) as batches:
+            for block, batch in batches:
+                frame = captured(params, batch)
+                for leaf in jax.tree.leaves(
+                    (frame.losses, frame.aux, frame.activations, frame.gradients, frame.input_gradients)
+                ):
+                    leaf.copy_to_host_async()
+                yield block, batch, frame
 
     def take_samples(self, write: "_StepWriter", params: Any, batch: Batch, frame: Frame, start: int) -> None:
         """What is kept of each sample of one batch, beside the sites."""

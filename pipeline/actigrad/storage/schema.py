@@ -151,7 +151,7 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
     n = len(next(iter(samples.values())))
     segment = segment_rows(n, config.data.batch_size, *_row_bytes(plans, tensors, config))
     steps, arrays, groups = config.steps, _Arrays(segment), {}
-    arrays.coord("samples/sample", ("sample",), list(range(n)), {"long_name": "position in the captured data"})
+    arrays.coord("samples/sample", ("sample",), range(n), {"long_name": "position in the captured data"})
     arrays.coord("samples/step", ("step",), steps, {"long_name": "training updates done", "units": "1"})
     for name, values in samples.items():
         arrays.coord(f"samples/{name}", ("sample",), values, {"long_name": name})
@@ -213,7 +213,7 @@ class _Arrays:
         if path not in self.specs:
             dtype = "string" if isinstance(values[0], str) else "float64" if isinstance(values[0], float) else "int64"
             self.specs[path] = ArraySpec(path, dims, (len(values),), (len(values),), dtype, attrs)
-            self.values[path] = list(values)
+            self.values[path] = values
 
     def add(self, path: str, dims: Mapping[str, int], *, step: Sequence[int], attrs: Mapping[str, Any],
             chunks: Mapping[str, int] | None = None, dtype="float32", codec="plain") -> None:  # fmt: skip
@@ -332,6 +332,8 @@ def _add_parameter(arrays: _Arrays, group: str, shape: tuple[int, ...], config: 
     sizes = dict(zip(names, shape, strict=True))
     for quantity in config.parameters.quantities:
         long_name = LONG_NAMES.get(quantity) or _gradient_of("parameter", config)
+        if quantity == "update" and config.train is None and len(config.steps) > 1:
+            long_name = "change of the parameter since the checkpoint before"
         _add_summary(arrays, f"{group}/summary", quantity, config.steps, {"neuron": sizes.get("neuron", 1)}, long_name)
         if config.parameters.keep == "full":
             attrs = {"long_name": long_name, "units": "1"}

@@ -11,6 +11,7 @@ A block is whole chunks or refused. Each chunk outlasts a power cut before its c
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import zarr
@@ -96,7 +97,10 @@ class Writer:
 
     def _array(self, name: str) -> zarr.Array:
         if name not in self._arrays:
-            self._arrays[name] = self._root[name]  # type: ignore[assignment]
+            found: Any = self._root[name]
+            # An array that is opened forgets that blocks of nothing but the fill value, NaN, are to be written as well.
+            written = zarr.AsyncArray(found.metadata, found.store_path, {"write_empty_chunks": True})
+            self._arrays[name] = zarr.Array(written)
         return self._arrays[name]
 
     def _write(self, target: zarr.Array, region: Region, block: np.ndarray) -> None:
