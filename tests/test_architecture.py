@@ -40,6 +40,7 @@ def text_files() -> list[Path]:
 def test_what_is_visible_is_what_is_meant():
     assert actigrad.__all__ == [
         "ActigradError",
+        "CaptureCallback",
         "Frame",
         "Recorder",
         "Site",

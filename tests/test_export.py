@@ -27,7 +27,8 @@ from actigrad.export.series import list_series
 from actigrad.export.to_npz import safe_name
 from actigrad.export.to_tensorboard import make_buckets
 from actigrad.metrics import METRICS, bin_edges
-from actigrad.storage.store import finalize_store, open_store
+from actigrad.storage.create import finalize_store
+from actigrad.storage.store import open_store
 
 HOSTILE = "../../<script>alert(1)</script>"
 

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from actigrad.engine.transform import Frame, capture, list_sites
     from actigrad.errors import ActigradError
     from actigrad.frameworks import observe
+    from actigrad.runs.keras import CaptureCallback
     from actigrad.runs.recorder import Recorder
     from actigrad.sites import Site
     from actigrad.storage.store import open_store
 
 _HOMES = {
     "ActigradError": "errors",
+    "CaptureCallback": "runs.keras",
     "Frame": "engine.transform",
     "Recorder": "runs.recorder",
     "Site": "sites",
@@ -45,6 +47,7 @@ _HOMES = {
 
 __all__ = [
     "ActigradError",
+    "CaptureCallback",
     "Frame",
     "Recorder",
     "Site",

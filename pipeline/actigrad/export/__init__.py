@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from actigrad.errors import ExportError, did_you_mean
+from actigrad.storage.places import Where
 from actigrad.storage.store import open_store
 
 
@@ -45,13 +46,14 @@ FORMATS = {
 """By name; `actigrad.export.to_<name>` has a function `write(tree, path, advance)`."""
 
 
-def export(store: str | Path, to: str, path: str | Path | None = None, *, progress: Any = None) -> Path:
+def export(store: Where, to: str, path: str | Path | None = None, *, progress: Any = None) -> Path:
     """Write a store in another format; returns where it is.
 
     Args:
-        store: the path of the store.
+        store: the path or the URL of the store.
         to: a name of `FORMATS`.
-        path: the file (for TensorBoard the folder) to make; by default beside the store, named like it.
+        path: the file (for TensorBoard the folder) to make; by default beside the store, named like it, or where this
+            runs when the store is remote.
         progress: as `run` takes it, or None.
 
     Raises:
@@ -61,14 +63,19 @@ def export(store: str | Path, to: str, path: str | Path | None = None, *, progre
     if to not in FORMATS:
         hint = did_you_mean(to, FORMATS)
         raise ExportError(f"there is no format {to!r}; expected one of {', '.join(FORMATS)}." + f" {hint}".rstrip())
-    store, chosen = Path(store), FORMATS[to]
-    target = Path(path) if path is not None else store.with_name(store.name.removesuffix(".zarr") + chosen.suffix)
+    chosen = FORMATS[to]
+    target = Path(path) if path is not None else _beside(str(store), chosen.suffix)
     if os.path.lexists(target):
         raise ExportError(f"{target} exists; nothing was changed. Remove it, or give another place with --output.")
     tree, write = open_store(store), _writer(to, chosen)
     with _whole_or_nothing(target) as partial:
         write(tree, partial, _counting(progress, to))
     return target
+
+
+def _beside(store: str, suffix: str) -> Path:
+    name = store.rstrip("/").rpartition("/")[2].removesuffix(".zarr") + suffix
+    return Path(name) if "://" in store else Path(store).with_name(name)
 
 
 def _writer(name: str, chosen: Format) -> Callable[..., None]:

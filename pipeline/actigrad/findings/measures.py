@@ -69,16 +69,19 @@ class Record:
     losses: np.ndarray
 
 
-def measure(tree: xarray.DataTree, advance: Callable[[int, int], None] = lambda done, total: None) -> Record:
+def measure(
+    tree: xarray.DataTree, advance: Callable[[int, int], None] = lambda done, total: None, *, also: Sequence[int] = ()
+) -> Record:
     """Read the summaries of a store once.
 
     Args:
         tree: an open store.
         advance: told how many of how many places were read.
+        also: recorded steps to look at beside those that would be.
     """
     samples = read_samples(tree)
     steps = samples["step"].values
-    at = choose_steps(len(steps))
+    at = np.union1d(choose_steps(len(steps)), np.flatnonzero(np.isin(steps, list(also))))
     sites, parameters = site_nodes(tree), parameter_nodes(tree)
     measured: list[Measures] = []
     for site, node in sites:
