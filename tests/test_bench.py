@@ -5,6 +5,8 @@ import math
 import subprocess
 import sys
 
+import pytest
+
 
 def test_the_capture_benchmark_measures_every_variant(root, tmp_path):
     words = ["--quick", "--models", "mlp", "--rounds", "2", "--compiles", "1", "--json", tmp_path / "ratios.json"]
@@ -28,3 +30,21 @@ def test_the_sites_of_seventy_billion_parameters_are_listed_within_a_gibibyte(ro
     assert told["parameters"] > 70e9
     assert told["sites"] == 17
     assert told["peak_gib"] < 1
+
+
+@pytest.mark.heavy
+def test_the_recorder_benchmark_measures_every_rhythm(root, tmp_path):
+    words = ["--quick", "--rounds", "2", "--steps", "4", "--every", "2", "4", "--json", tmp_path / "shares.json"]
+    script = root / "scripts/bench/recorder.py"
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=True)
+    rows = json.loads((tmp_path / "shares.json").read_text())
+    assert [(row["model"], row["every"]) for row in rows] == [
+        ("digits", 2),
+        ("digits", 4),
+        ("decoder", 2),
+        ("decoder", 4),
+    ]
+    for row in rows:
+        assert math.isfinite(row["time"])
+        assert 0 < row["writing"] < 0.01
+        assert f"{row['time']:.1%}" in done.stdout
