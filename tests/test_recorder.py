@@ -21,6 +21,7 @@ from actigrad.metrics import METRICS
 from actigrad.report import write_report
 from actigrad.runs import recorder as recording
 from actigrad.runs import scribe
+from actigrad.runs.repair import repair
 from actigrad.storage.journal import journal_path
 from actigrad.storage.store import describe, read_sites
 from actigrad.storage.verification import verify
@@ -203,6 +204,14 @@ def test_all_that_reads_a_store_reads_a_recorders(tmp_path):
     assert tree.attrs["config"]["every"] == 1
     assert tree.attrs["config"]["full"] == ["**"]
     assert tree.attrs["config"]["loss"].endswith("test_recorder.loss")
+
+
+def test_a_damaged_store_is_told_that_it_cannot_be_captured_again(tmp_path):
+    with small(tmp_path / "run.zarr") as record:
+        train(record, 1)
+    (tmp_path / "run.zarr/samples/loss/c/0/0").unlink()
+    with pytest.raises(StoreError, match=r"loop of someone's own, so its 1 damaged parts \(the first: samples/loss\)"):
+        repair(tmp_path / "run.zarr")
 
 
 def test_steps_that_are_there_are_kept_and_told_once(tmp_path):

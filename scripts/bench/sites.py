@@ -1,4 +1,4 @@
-"""How long it takes to list the sites of a 70-billion-parameter decoder, and how much memory: on shapes, nothing is made.
+"""How long it takes to list the sites of a 70-billion-parameter decoder, and how much memory: shapes alone are made.
 
     .venv/bin/python scripts/bench/sites.py                 # scanned blocks
     .venv/bin/python scripts/bench/sites.py --unrolled      # every block of its own: 1,109 sites

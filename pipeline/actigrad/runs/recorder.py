@@ -50,7 +50,7 @@ from actigrad.runs.scribe import Moment, Scribe
 from actigrad.storage.appender import Appender, create_growing, growing, layout_of
 from actigrad.storage.journal import Journal
 from actigrad.storage.schema import SCHEMA_VERSION, Template, Tensors, make_plans, make_template, work_attrs
-from actigrad.storage.store import is_store
+from actigrad.storage.store import check_version, is_store
 
 NOWHERE = "actigrad.runs.recorder:Recorder"
 """Where a config names a function, and there is none: the loop is someone's own."""
@@ -254,6 +254,7 @@ class _Session:
         self.attrs["fingerprint"] = {"probe": probes.digest(probe)}
         self.appender = Appender(path) if is_store(path) else None
         if self.appender:
+            check_version(path, writing=True)
             _check_same(self.appender, self.template, self.attrs)
         self.measure = Measure(loss, plans, asked.parameters, samples=n, predicts=predicts)
         self.measure.trace(params, probe)

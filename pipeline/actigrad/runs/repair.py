@@ -64,6 +64,11 @@ def repair(where: Where, job: Job | None = None, *, told: Callable[[str], Any] =
         if not found.damages:
             return Repaired((), 0, ())
         attrs = check_version(path, writing=True)
+        if job is None and "model" not in attrs["config"]:
+            raise StoreError(
+                f"{path} was recorded inside a training loop of someone's own, so its {len(found.damages)} damaged "
+                f"parts (the first: {found.damages[0].array}) cannot be captured again. What is whole can be read."
+            )
         job = job or load(Config.model_validate(attrs["config"], strict=False), "the store's config")
         _check_fingerprint(path, attrs["fingerprint"], job)
         capture = StepCapture(job)
