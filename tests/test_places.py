@@ -184,7 +184,7 @@ def test_a_secret_in_the_config_is_refused_because_configs_are_stored():
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
+    def log_message(self, format, *args):
         """Nothing."""
 
 

@@ -374,17 +374,18 @@ def test_a_caller_that_fails_leaves_no_thread_behind():
 
 # Memory
 
-FLAT = """
-import resource, sys
+FLAT = r"""
+import re, sys
 import numpy as np
 from functools import partial
 from actigrad.sources import open_path, open_source
 source = open_source(partial(open_path, sys.argv[1], batch_size=64), key="data.path", samples=None, batch_size=64)
 n = len(source)
-begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
+begin = peak()
 for block, batch in source.read(np.arange(n), ((i, i + 64) for i in range(0, n, 64))):
     pass
-print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begin)
+print(n, peak() - begin)
 """
 
 

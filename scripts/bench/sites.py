@@ -8,9 +8,10 @@ Seconds are those of the processor, as those of the clock tell who else is at wo
 
 import argparse
 import json
-import resource
+import re
 import time
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,6 +19,12 @@ from flax import nnx
 
 import actigrad
 from actigrad.zoo import decoder
+
+
+def peak_gib() -> float:
+    """Most memory this process ever held. `getrusage` would count that of the process that started it, too."""
+    (kib,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return round(int(kib) / 2**20, 2)
 
 
 def main() -> None:
@@ -36,7 +43,7 @@ def main() -> None:
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
         "sites": len(sites),
         "seconds": round(time.process_time() - began, 2),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": peak_gib(),
     }
     print(json.dumps(told))
 
