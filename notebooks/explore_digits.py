@@ -82,7 +82,7 @@ views.flow(store)
 # cells split until each is one value. Hover names the neuron and the sample.
 
 # %%
-views.heatmap(store, "head/relu", neurons="score")
+views.heatmap(store, "head/relu", order="score")
 
 # %%
 views.heatmap(store, "block2/conv", quantity="gradient")
@@ -91,7 +91,7 @@ views.heatmap(store, "block2/conv", quantity="gradient")
 # ## The same neurons over training
 
 # %%
-views.heatmap(store, "head/relu", x="step", neurons="score")
+views.heatmap(store, "head/relu", x="step", order="score")
 
 # %% [markdown]
 # All neurons of a site as lines, counted by Datashader: the typical ones are dark, rogue ones stand alone.

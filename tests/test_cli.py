@@ -96,7 +96,7 @@ def test_help_reads_like_a_page(call):
     assert code == 0
     assert "actigrad run configs/digits.yaml" in out
     assert re.search(r"\n +actigrad sites configs/digits.yaml +what can be captured *\n", out)
-    for command in ("run", "sites", "plan", "check", "info", "report", "schema"):
+    for command in ("run", "sites", "plan", "check", "info", "levels", "report", "schema"):
         assert re.search(rf"│ {command} +\S", out)
 
 

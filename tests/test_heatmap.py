@@ -27,7 +27,7 @@ def ids(image, name):
 
 
 def test_a_heatmap_at_full_resolution_is_the_stored_array_with_its_ids(store):
-    image = image_of(views.heatmap(store, "head/hidden", order="natural", dynamic=False, pixels=(4000, 4000)))
+    image = image_of(views.heatmap(store, "head/hidden", samples="natural", dynamic=False, pixels=(4000, 4000)))
     stored = store["sites/head/hidden/full"]["activation"].values[0]
     np.testing.assert_array_equal(image.dimension_values("value", flat=False), stored.T)
     np.testing.assert_array_equal(ids(image, "neuron"), np.indices(stored.T.shape)[0])
@@ -35,7 +35,7 @@ def test_a_heatmap_at_full_resolution_is_the_stored_array_with_its_ids(store):
 
 
 def test_what_hover_tells_is_in_the_store_after_grouping_sorting_and_aggregating(store):
-    picture = views.heatmap(store, "head/hidden", neurons="score", dynamic=False, pixels=(5, 9))
+    picture = views.heatmap(store, "head/hidden", order="score", dynamic=False, pixels=(5, 9))
     image = image_of(picture)
     stored, label = store["sites/head/hidden/full"]["activation"].values[0], store["samples"]["label"].values
     neuron, sample = ids(image, "neuron"), ids(image, "sample")
@@ -46,7 +46,7 @@ def test_what_hover_tells_is_in_the_store_after_grouping_sorting_and_aggregating
 
 def test_positions_are_reduced_to_the_value_of_largest_magnitude(store):
     picture = views.heatmap(
-        store, "block1/conv", quantity="gradient", order="natural", dynamic=False, pixels=(4000, 4000)
+        store, "block1/conv", quantity="gradient", samples="natural", dynamic=False, pixels=(4000, 4000)
     )
     stored = store["sites/block1/conv/full"]["gradient"].values[0]
     flat = stored.reshape(len(stored), -1, stored.shape[-1])
@@ -66,7 +66,7 @@ def test_the_first_neuron_stands_at_the_top(store):
 
 
 def test_zooming_in_splits_cells_and_keeps_the_colours(store):
-    live = views.heatmap(store, "head/hidden", order="natural")
+    live = views.heatmap(store, "head/hidden", samples="natural")
     picture = live.traverse(lambda element: element, [hv.DynamicMap])[0]
     range_, size = picture.streams
     size.event(width=8, height=8, scale=1.0)
@@ -89,7 +89,7 @@ def test_a_value_that_is_not_finite_is_loud_and_counted(digits_store, tmp_path):
     shutil.copytree(digits_store, broken)
     array = zarr.open_group(broken, mode="r+", use_consolidated=False)["sites/head/hidden/full/activation"]
     array[0, 3, 5] = np.inf
-    image = image_of(views.heatmap(broken, "head/hidden", order="natural", dynamic=False, pixels=(8, 8)))
+    image = image_of(views.heatmap(broken, "head/hidden", samples="natural", dynamic=False, pixels=(8, 8)))
     shown, count = image.dimension_values("value", flat=False), image.dimension_values("not finite", flat=False)
     assert count.sum() == 1
     assert np.isnan(shown[count == 1]).all()
@@ -104,9 +104,7 @@ def test_lines_stand_between_the_labels(store):
 
 
 def test_neurons_by_score_fall_by_their_rms(store):
-    picture = views.heatmap(
-        store, "head/hidden", quantity="gradient", neurons="score", dynamic=False, pixels=(400, 400)
-    )
+    picture = views.heatmap(store, "head/hidden", quantity="gradient", order="score", dynamic=False, pixels=(400, 400))
     rms = store["sites/head/hidden/summary"]["gradient"].values[-1, METRICS.index("rms")]
     assert (np.diff(rms[ids(image_of(picture), "neuron")[:, 0]]) <= 0).all()
 
@@ -126,7 +124,7 @@ def test_a_range_covers_every_element_that_it_touches():
         (lambda s: views.heatmap(s, "head/relu", step=2), r"\[4\], not at 2"),
         (lambda s: views.heatmap(s, "head/relu", x="time"), "'time'"),
         (lambda s: views.heatmap(s, "head/relu", order="size"), "'size'"),
-        (lambda s: views.heatmap(s, "head/relu", neurons="size"), "'size'"),
+        (lambda s: views.heatmap(s, "head/relu", samples="size"), "'size'"),
     ],
 )
 def test_what_the_store_does_not_hold_is_told(ask, told, store):

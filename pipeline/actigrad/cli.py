@@ -7,7 +7,7 @@ that failed, 2 a config or an option that cannot be used, 130 stopped with Ctrl-
 import json
 import sys
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,6 +60,9 @@ def run(
     instead = " in place of --overwrite" if overwrite else ""
     with _stoppable(f"{store} may be incomplete. Finish it: the same command with --resume{instead}."), Bars() as bars:
         result = running.run(job, resume=resume, overwrite=overwrite, progress=bars)
+    if job.config.levels:
+        with _stoppable(f"{store} is complete. Make its levels: actigrad levels {store}"):
+            _write_levels(job.place, job.config.levels.orders, job.config.seed)
     with _stoppable(f"{store} is complete. Write its report: actigrad report {store}"), Bars() as bars:
         written = _write_report(job.place, html, bars) if html else None
     print_result(result, written)
@@ -200,6 +203,20 @@ def explore(
 
 
 @app.command()
+def levels(
+    store: StorePath,
+    order: Annotated[
+        list[str], typer.Option(help="natural, score, score:METRIC, peak:step, peak:sample, selectivity, similarity.")
+    ] = ["natural"],  # noqa: B006 - typer reads it
+    seed: Annotated[int, typer.Option(help="Of similarity.")] = 0,
+) -> None:
+    """Store orders of neurons, and levels of what is large in each order, so that views of it are fast."""
+    with _stoppable("Levels that were made stay; run it again."):
+        made = _write_levels(store, order, seed)
+    print(f"{made} matri{'x' if made == 1 else 'ces'} got levels")
+
+
+@app.command()
 def schema() -> None:
     """Print the config's JSON Schema, so that editors complete it."""
     from actigrad.config.records import json_schema
@@ -235,6 +252,12 @@ def _stoppable(state: str) -> Iterator[None]:
 def _beside(store: str) -> Path:
     """Where a report goes when nobody says; for a URL, where the command runs."""
     return Path("report.html") if "://" in store else Path(store).parent / "report.html"
+
+
+def _write_levels(store: Any, orders: Sequence[str], seed: int) -> int:
+    from actigrad.pictures.catalogue import write_levels
+
+    return write_levels(store, orders, seed=seed, told=lambda what: print(f"levels  {what}", file=sys.stderr))
 
 
 def _write_report(store: Any, path: Path, bars: Any) -> Path:

@@ -64,6 +64,8 @@ Location = Annotated[
 Reference = Annotated[str, AfterValidator(_reference)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])]
 
+OrderName = Annotated[str, Field(pattern=r"^(natural|score(:[a-z_]+)?|peak:(step|sample)|selectivity|similarity)$")]
+
 
 class Record(BaseModel):
     """A frozen, strict record that knows all its keys."""
@@ -184,6 +186,13 @@ class StoreSpec(Record):
     """Of the object store, as obstore names them (`endpoint`, `region`, …). Credentials come from the environment."""
 
 
+class LevelsSpec(Record):
+    """In which orders large matrices of neurons get levels, for fast pictures of any part of them (docs/levels.md)."""
+
+    orders: Annotated[tuple[OrderName, ...], BeforeValidator(_as_tuple)] = ("natural",)
+    """natural, score, score:METRIC, peak:step, peak:sample, selectivity, similarity; all but natural are stored."""
+
+
 class ReportSpec(Record):
     """Where the report goes."""
 
@@ -205,6 +214,8 @@ class Config(Record):
     capture: Annotated[tuple[CaptureRule, ...], BeforeValidator(_as_tuple)] = (CaptureRule(),)
     inputs: InputSpec = InputSpec()
     parameters: ParameterSpec = ParameterSpec()
+    levels: LevelsSpec | None = LevelsSpec()
+    """Made after the run; null for none."""
     report: ReportSpec | None = None
     seed: int = 0
     """Seeds the model's factory and the training."""

@@ -1,6 +1,12 @@
 """Pictures: stored arrays to what a screen can show. NumPy; no plotting library, no JAX.
 
-order     permutations that make structure visible
-raster    a viewport to at most as many cells as pixels
-palette   colours that belong to the run
+order       permutations that make structure visible
+similarity  the one in which neurons that do alike stand beside each other
+palette     colours that belong to the run
+cells       what a block of a matrix is shown as
+tiles       a lazy matrix in pieces
+raster      a viewport to at most as many cells as pixels
+levels      a rip-map, so that any window is one small read
+matrices    what a store shows of a site as neurons by something
+catalogue   orders by name; orders and levels into a store
 """

@@ -20,6 +20,7 @@ On disk, in the vocabulary of https://github.com/zarr-conventions/multiscales:
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -189,22 +190,19 @@ def open_levels(group: zarr.Group, values: Any = None, rows: Any = None, columns
     """
     plan, attrs, levels = _there(group), group.attrs, {}
     for factors in plan.levels if plan else ():
-        arrays = dict(group[_name(factors)].arrays())  # type: ignore[union-attr]
-        if factors == (1, 1) and attrs["values_per_element"] == 1:
-            values = arrays["extreme"]
-        else:
-            levels[factors] = StoredLevel(factors, arrays, plan.shape, attrs, rows, columns)  # type: ignore[arg-type]
-    if values is None:
+        if factors != (1, 1) or attrs["values_per_element"] != 1:
+            levels[factors] = StoredLevel(group, factors, plan.shape, dict(attrs), rows, columns)  # type: ignore[arg-type]
+    if plan and (1, 1) in plan.levels:
         values = group[f"{_name((1, 1))}/extreme"]
     return Matrix(values, rows, columns, levels)
 
 
 @dataclass(frozen=True)
 class StoredLevel:
-    """One level on disk."""
+    """One level on disk; its arrays are opened when they are first read."""
 
+    group: zarr.Group
     factors: Factors
-    arrays: Mapping[str, Any]
     shape: tuple[int, int]
     attrs: Mapping[str, Any]
     rows: np.ndarray | None = None
@@ -227,6 +225,12 @@ class StoredLevel:
         finite = high[:, None] * wide[None, :] * self.attrs["values_per_element"] - nonfinite
         total = np.where(finite > 0, mean.astype(np.float64) * finite, 0.0)
         return Cells(extreme, row, column, total, finite, nonfinite)
+
+    @cached_property
+    def arrays(self) -> dict[str, Any]:
+        """By name."""
+        names = FIELDS if self.factors != (1, 1) else ("extreme", "mean", "nonfinite")
+        return {name: self.group[f"{_name(self.factors)}/{name}"] for name in names}
 
     def _covered(self, axis: int, span: Span) -> np.ndarray:
         """How many rows or columns each cell covers: the last has what is left."""

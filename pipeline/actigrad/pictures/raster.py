@@ -80,7 +80,7 @@ class Aggregate:
         extreme: the value of largest magnitude among the finite ones, NaN where there is none.
         row, column: the ids of the row and the column that it stands at; -1 where there is none.
         mean: of the finite values.
-        nonfinite: how many values are NaN or infinite.
+        finite, nonfinite: how many values are finite, and how many are NaN or infinite.
         factors: elements of a cell along (y, x).
         start: the first place of the first cell along (y, x).
     """
@@ -89,9 +89,15 @@ class Aggregate:
     row: np.ndarray
     column: np.ndarray
     mean: np.ndarray
+    finite: np.ndarray
     nonfinite: np.ndarray
     factors: Factors
     start: tuple[int, int]
+
+    @property
+    def share(self) -> np.ndarray:
+        """Of the values that are NaN or infinite."""
+        return self.nonfinite / np.maximum(1, self.finite + self.nonfinite)
 
     def centres(self, axis: int) -> np.ndarray:
         """Positions of the cells' centres along y (0) or x (1), float64; element i covers i - 0.5 to i + 0.5."""
@@ -118,7 +124,7 @@ def rasterise(values: Any, window: Window | None = None, pixels: tuple[int, int]
     rows, columns = (_snap(*inside[i], factors[i], matrix.shape[i]) for i in (0, 1))
     cells = _read(matrix, level, factors, (rows, columns))
     start = rows[0], columns[0]
-    return Aggregate(cells.extreme, cells.row, cells.column, cells.mean, cells.nonfinite, factors, start)
+    return Aggregate(cells.extreme, cells.row, cells.column, cells.mean, cells.finite, cells.nonfinite, factors, start)
 
 
 def _as_matrix(values: Any) -> Matrix:

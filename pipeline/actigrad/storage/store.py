@@ -58,7 +58,9 @@ def open_store(where: Where) -> xarray.DataTree:
     consolidated = "consolidated_metadata" in json.loads(place.read("zarr.json"))
     store: Any = place.to_zarr(read_only=True)
     tree = xarray.open_datatree(store, engine="zarr", chunks={}, consolidated=consolidated, create_default_indexes=True)
-    return tree if consolidated else mask_uncommitted(tree, read_commits(place))
+    tree = tree if consolidated else mask_uncommitted(tree, read_commits(place))
+    tree.encoding["place"] = place  # where levels are, which are read without xarray
+    return tree
 
 
 def check_version(where: Where, *, writing: bool = False) -> dict[str, Any]:

@@ -1,22 +1,24 @@
-"""One site's neurons, by sample or by step, as a zoomable matrix (`heatmap`)."""
+"""One site's neurons by sample, step or position, as a zoomable matrix (`heatmap`)."""
 
 from typing import Any
 
 import holoviews as hv
+import holoviews.plotting.mpl
 import numpy as np
 from holoviews.streams import PlotSize, RangeXY
 
 from actigrad.errors import ViewError
-from actigrad.pictures.order import label_order, natural_order, score_order
-from actigrad.pictures.palette import NOT_FINITE, Scale, make_scale
+from actigrad.pictures.catalogue import find_order
+from actigrad.pictures.matrices import open_matrix
+from actigrad.pictures.order import is_permutation
+from actigrad.pictures.palette import NOT_FINITE, SEQUENTIAL, Scale, make_scale
 from actigrad.pictures.raster import Aggregate, rasterise
 from actigrad.sites import Site
-from actigrad.storage.schema import site_group
 from actigrad.storage.store import read_samples
 from actigrad.views.reading import (
+    WIDTH,
     Store,
     describe_quantity,
-    find_group,
     find_site,
     find_step,
     find_summary,
@@ -25,146 +27,157 @@ from actigrad.views.reading import (
     read_metric,
 )
 
+REDUCTIONS = {
+    "extreme": "the signed extreme",
+    "mean": "the mean",
+    "nonfinite": "the share of values that are not finite",
+}
+
 
 def heatmap(
     store: Store, site: str, *, quantity: str = "activation", x: str = "sample", step: int | None = None,
-    order: str | None = None, neurons: str = "natural", dynamic: bool = True, pixels: tuple[int, int] = (400, 800),
+    order: Any = "natural", reduction: str = "extreme", samples: str = "label", sample: int | None = None,
+    dynamic: bool = True, pixels: tuple[int, int] = (400, 800),
 ) -> Any:  # fmt: skip
-    """Neurons from the top down, samples or steps from left to right.
+    """Neurons from the top down; samples, steps or positions from left to right.
 
-    A cell is the signed extreme (the value of largest magnitude) over the elements that it covers and, at
-    sites with positions or loops, over those. Where any of them is not finite the cell is loudly green. The title tells
-    how many elements a cell covers. Hover gives the neuron and the sample that the value belongs to.
+    A cell is the signed extreme (the value of largest magnitude) over the elements that it covers and, at sites with
+    positions or loops, over those. Where any of them is not finite the cell is loudly green, and the hover counts them.
+    The title tells how many elements a cell covers, the order, and the colours' limits, which are those of the run and
+    not of what is seen. Hover gives the neuron and the sample that the value belongs to, whatever the order.
 
     Args:
         store: a store, or the path of one.
         site: a site's path.
         quantity: activation or gradient.
-        x: "sample" (needs `keep: full`) or "step" (from the summaries).
-        step: which recorded step, for x="sample"; the last by default.
-        order: of the samples: "label" (grouped, the default where there are labels) or "natural".
-        neurons: "natural", or "score": by rms, dead ones last.
+        x: "sample" and "position" (need `keep: full`), or "step" (from the summaries).
+        step: which recorded step, for x="sample" and "position"; the last by default.
+        order: of the neurons: natural, score, score:METRIC, peak:step, peak:sample, selectivity, similarity, the name
+            of a stored order, or a permutation. Neurons that are constant or dead come last.
+        reduction: what a cell shows: "extreme", "mean" (of its finite values), or "nonfinite" (their share).
+        samples: "label" (grouped by it, where there are labels) or "natural".
+        sample: which sample's positions; by default the extreme over all samples.
         dynamic: a DynamicMap that aggregates anew on zoom, or one static element of at most `pixels` cells.
         pixels: (along y, along x) of the static element, and until the plot's size is known.
+
+    Raises:
+        ViewError: when the store does not hold it.
     """
     tree = open_tree(store)
     chosen = find_site(tree, site)
-    matrix, columns, groups, index = _matrix(tree, chosen, quantity, x, step, order)
-    rows = _neuron_order(tree, chosen, quantity, index, neurons, matrix.shape[0])
-    matrix = matrix[rows] if neurons != "natural" else matrix
-    colours = _scale(tree, chosen, quantity, index)
-    known = _known(tree, chosen, x, columns, rows)
-    what = f"{chosen.path} · {describe_quantity(tree, quantity)}" + (
-        "" if x == "step" else f" at step {read_samples(tree)['step'].values[index]}"
-    )
+    if reduction not in REDUCTIONS:
+        raise ViewError(f"reduction is {reduction!r}; a heatmap has {', '.join(REDUCTIONS)}.")
+    named = isinstance(order, str)
+    rows = find_order(tree, chosen, order, quantity=quantity, step=step) if named else _own_order(order, chosen)
+    shown = open_matrix(
+        tree, chosen, quantity, columns=x, step=step, order=order if named else "", rows=rows, samples=samples,
+        sample=sample,
+    )  # fmt: skip
+    at = "" if x == "step" else f" at step {shown.step}"
+    what = f"{chosen.path} · {describe_quantity(tree, quantity)}{at}"
+    colours = _scale(tree, chosen, quantity, None if x == "step" else find_step(tree, shown.step), reduction)
+    known, size = _known(tree, chosen, x), shown.matrix.shape
+    ordered = f"neurons in {order if named else 'the given'} order"
 
     def draw(x_range=None, y_range=None, width=None, height=None, scale=None):
         window = None
         if x_range and y_range and all(v is not None for v in (*x_range, *y_range)):
             window = (_whole(sorted(y_range)), _whole(sorted(x_range)))
-        view = rasterise(matrix, window, (int(height or pixels[0]), int(width or pixels[1])))
-        return _image(view, known, colours, x, what)
+        ratio = scale or 1
+        view = rasterise(shown.matrix, window, (int((height or pixels[0]) * ratio), int((width or pixels[1]) * ratio)))
+        title = f"{what}\n{_describe_cell(view, reduction, x)}; {ordered}; {colours.text()}"
+        return _dress(_image(view, known, x, reduction), colours, title, known, x, size[0])
 
-    lines = _group_marks(groups, matrix.shape[0])
-    if not dynamic:
-        return draw() * lines if lines is not None else draw()
-    streams = [RangeXY(x_range=(-0.5, matrix.shape[1] - 0.5), y_range=(-0.5, matrix.shape[0] - 0.5)), PlotSize()]
-    live = hv.DynamicMap(draw, streams=streams)
-    return live * lines if lines is not None else live
-
-
-def _matrix(tree, site: Site, quantity: str, x: str, step: int | None, order: str | None):
-    """(neuron, sample or step), the columns' ids, label groups, and the index of the step."""
-    if x == "step":
-        values = read_metric(tree, site, quantity, "extreme")
-        values = _signed_extreme(values.reshape(values.shape[0], -1, values.shape[-1]), 1)
-        return values.T, read_samples(tree)["step"].values, [], len(values) - 1
-    if x != "sample":
-        raise ViewError(f"x is {x!r}; a heatmap has 'sample' or 'step' from left to right.")
-    group = find_group(tree, f"{site_group(site.path)}/full")
-    if quantity not in group:
-        raise ViewError(
-            f"site {site.path!r} was not kept whole; capture its {quantity} with keep: full, or look at x='step'."
-        )
-    index = find_step(tree, step)
-    kept, shown = group["step"].values.tolist(), int(read_samples(tree)["step"].values[index])
-    if shown not in kept:
-        raise ViewError(f"site {site.path!r} was kept whole at steps {kept}, not at {shown}.")
-    array = group[quantity].isel(step=kept.index(shown)).transpose("sample", ..., "neuron")
-    others = [dim for dim in array.dims if dim not in ("sample", "neuron")]
-    flat = _signed_extreme(array.data.reshape(array.shape[0], -1, array.shape[-1]), 1) if others else array.data
-    labels = read_samples(tree)["label"].values if "label" in read_samples(tree) else None
-    if order == "label" and labels is None:
-        raise ViewError("order is 'label', and this store's samples have no label; use order='natural'.")
-    if order not in (None, "natural", "label"):
-        raise ViewError(f"order is {order!r}; samples can be in 'natural' or 'label' order.")
-    columns, groups = (
-        label_order(labels) if labels is not None and order != "natural" else (natural_order(flat.shape[0]), [])
+    streams = [RangeXY(x_range=(-0.5, size[1] - 0.5), y_range=(-0.5, size[0] - 0.5)), PlotSize()]
+    picture: Any = hv.DynamicMap(draw, streams=streams) if dynamic else draw()
+    marks = _group_marks(shown.groups, size[0])
+    return (
+        picture if marks is None else (picture * marks).opts(**_figure(size[0]), ylabel="neuron", backend="matplotlib")
     )
-    return np.asarray(flat)[columns].T, columns, groups, index
 
 
-def _signed_extreme(values: Any, axis: int) -> Any:
-    high, low = values.max(axis=axis), values.min(axis=axis)
-    return np.where(abs(low) > abs(high), low, high)
+def _own_order(order: Any, site: Site) -> np.ndarray:
+    rows, n = np.asarray(order), site.shape[-1] if "neuron" in site.dims else 1
+    if not is_permutation(rows, n):
+        told = f"it has {rows.size} entries, {len(np.unique(rows))} of them different."
+        raise ViewError(f"the order of site {site.path!r} must hold each of 0 … {n - 1} once; {told}")
+    return rows
 
 
-def _neuron_order(tree, site: Site, quantity: str, index: int, neurons: str, n: int) -> np.ndarray:
-    if neurons == "natural":
-        return natural_order(n)
-    if neurons != "score":
-        raise ViewError(f"neurons is {neurons!r}; they can be in 'natural' or 'score' order.")
-    rms = read_metric(tree, site, quantity, "rms")[index].reshape(-1, n).max(0)
-    return score_order(rms, rms == 0)
-
-
-def _scale(tree, site: Site, quantity: str, index: int) -> Scale:
-    group = find_summary(tree, site)
-    counts = group[f"{quantity}_histogram"].isel(step=index).values
-    zeros = group[f"{quantity}_special"].isel(step=index, special=0).values
+def _scale(tree, site: Site, quantity: str, index: int | None, reduction: str) -> Scale:
+    """Of a step, or of all of them together."""
+    if reduction == "nonfinite":
+        return Scale(0.0, 1.0, SEQUENTIAL, 0.0)
+    group, steps = find_summary(tree, site), slice(None) if index is None else [index]
+    counts = group[f"{quantity}_histogram"].isel(step=steps).values
+    zeros = group[f"{quantity}_special"].isel(step=steps, special=0).values
     counts = counts.reshape(-1, counts.shape[-1]).sum(0)
-    extremes = read_metric(tree, site, quantity, "extreme")[index].ravel()
+    extremes = read_metric(tree, site, quantity, "extreme")[steps].ravel()
     return make_scale(counts, int(zeros.sum()), group["bin_left"].values, group["bin_right"].values, extremes)
 
 
-def _known(tree, site: Site, x: str, columns: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """What hover can tell of a row and a column."""
-    known: dict[str, Any] = {"neuron": rows, x: columns}
-    if x == "sample" and "label" in read_samples(tree):
-        known["label"] = read_samples(tree)["label"].values[columns]
-    return known
+def _known(tree, site: Site, x: str) -> dict[str, np.ndarray | None]:
+    """What hover can tell of a column, by its id; None where it is the id itself."""
+    if x == "step":
+        return {"step": read_samples(tree)["step"].values}
+    if x == "sample":
+        labels = read_samples(tree)
+        return {"sample": None} | ({"label": labels["label"].values} if "label" in labels else {})
+    sizes = [(d, n) for d, n in zip(site.dims, site.shape, strict=True) if d not in ("sample", "neuron")]
+    places = np.indices([n for _, n in sizes]).reshape(len(sizes), -1)
+    return {name: place for (name, _), place in zip(sizes, places, strict=True)}
 
 
-def _image(view: Aggregate, known: dict[str, Any], scale: Scale, x: str, what: str) -> hv.Image:
-    loud = np.where(view.nonfinite > 0, np.nan, view.extreme)
-    layers: dict[str, np.ndarray] = {"value": loud.astype(np.float32)}
-    for name, ids in known.items():
-        place = view.row if name == "neuron" else view.column
-        layers[f"its {name}"] = np.where(place >= 0, np.asarray(ids)[np.maximum(place, 0)], -1).astype(np.int32)
-    if max(view.factors) > 1:
-        layers |= {"mean of the cell": view.mean}
-    if view.nonfinite.any():
-        layers |= {"not finite": view.nonfinite.astype(np.int32)}
+def _describe_cell(view: Aggregate, reduction: str, x: str) -> str:
+    (fy, fx), what = view.factors, REDUCTIONS[reduction]
+    if fx == fy == 1:
+        return "a cell is one element" if reduction == "extreme" else f"a cell is {what} of one element"
+    return f"a cell is {what} of {fy} neuron{'s' * (fy > 1)} × {fx} {x}{'s' * (fx > 1)}"
+
+
+def _image(view: Aggregate, known: dict[str, np.ndarray | None], x: str, reduction: str) -> hv.Image:
+    """The aggregate with all that hover tells; ids are those of the store."""
     fy, fx = view.factors
-    cell = (
-        "a cell is one value"
-        if fx == fy == 1
-        else f"a cell is the signed extreme of {fy} neuron{'s' * (fy > 1)} × {fx} {x}s"
-    )
+    value = view.extreme if reduction == "extreme" else view.mean
+    value = view.share if reduction == "nonfinite" else np.where(view.nonfinite > 0, np.nan, value)
+    layers: dict[str, np.ndarray] = {"value": value.astype(np.float32), "its neuron": view.row.astype(np.int32)}
+    for name, ids in known.items():
+        its = view.column if ids is None else np.where(view.column >= 0, ids[np.maximum(view.column, 0)], -1)
+        layers[f"its {name}"] = its.astype(np.int32)
+    if reduction != "extreme":
+        layers["extreme of the cell"] = view.extreme
+    if max(fy, fx) > 1 and reduction != "mean":
+        layers["mean of the cell"] = view.mean
+    if view.nonfinite.any():
+        layers["not finite"] = view.nonfinite.astype(np.int32)
+    if not view.extreme.size:  # nothing of the matrix is in the window
+        return hv.Image([], [x, "neuron"], list(layers))
+    (top, left), (h, w) = view.start, view.extreme.shape
+    bounds = left - 0.5, top - 0.5, left + fx * w - 0.5, top + fy * h - 0.5
     data = {x: view.centres(1), "neuron": view.centres(0), **layers}
-    image: Any = hv.Image(data, [x, "neuron"], list(layers), datatype=["grid"])
-    n = len(known["neuron"])
-    return image.opts(
-        **frame(height=int(np.clip(7 * n + 100, 230, 430))), cmap=scale.colours, clim=(scale.low, scale.high),
-        colorbar=True, tools=["hover"], invert_yaxis=True, clipping_colors={"NaN": NOT_FINITE}, axiswise=True,
-        title=f"{what}\n{cell}; {scale.text()}", ylim=(-0.5 - (0.09 * n if "label" in known else 0), n - 0.5),
-        xlabel=_x_label(known, x), **_step_ticks(known, x), backend="bokeh",
-    )  # fmt: skip
+    return hv.Image(data, [x, "neuron"], list(layers), bounds=bounds, datatype=["grid"])
 
 
-def _bounds(view: Aggregate) -> tuple[float, float, float, float]:
-    (top, left), (fy, fx), (h, w) = view.start, view.factors, view.extreme.shape
-    return left - 0.5, top - 0.5, left + fx * w - 0.5, top + fy * h - 0.5
+def _dress(image: hv.Image, scale: Scale, title: str, known: dict[str, Any], x: str, n: int) -> Any:
+    """Options for both backends."""
+    common: dict[str, Any] = {
+        "cmap": scale.colours, "clim": (scale.low, scale.high), "colorbar": True, "invert_yaxis": True,
+        "axiswise": True, "clipping_colors": {"NaN": NOT_FINITE}, "title": title, "xlabel": _x_label(known, x),
+        "ylim": (-0.5 - (0.09 * n if "label" in known else 0), n - 0.5), **_step_ticks(known, x),
+    }  # fmt: skip
+    bokeh: Any = image.opts(**frame(height=_height(n)), **common, tools=["hover"], backend="bokeh")
+    return bokeh.opts(**_figure(n), **common, backend="matplotlib")
+
+
+def _height(n: int) -> int:
+    """Of a picture of n neurons, in pixels."""
+    return int(np.clip(7 * n + 100, 230, 430))
+
+
+def _figure(n: int) -> dict[str, Any]:
+    """The same proportions and letters for Matplotlib."""
+    sizes = {"title": 11, "labels": 10, "xticks": 9, "yticks": 9}
+    return {"fig_inches": (WIDTH / 96, _height(n) / 96), "aspect": WIDTH / _height(n), "fontsize": sizes}
 
 
 def _step_ticks(known: dict[str, Any], x: str) -> dict[str, Any]:
@@ -175,21 +188,22 @@ def _step_ticks(known: dict[str, Any], x: str) -> dict[str, Any]:
 
 
 def _x_label(known: dict[str, Any], x: str) -> str:
-    return "step (training updates)" if x == "step" else "sample, grouped by label" if "label" in known else "sample"
+    if x == "sample":
+        return "sample, grouped by label" if "label" in known else "sample"
+    return "step (training updates)" if x == "step" else f"position ({', '.join(known)})"
 
 
 def _group_marks(groups: list[tuple[int, int, int]], n: int) -> hv.Overlay | None:
+    """Lines between the labels, and their names above."""
     if not groups:
         return None
-    lines: Any = hv.VLines([start - 0.5 for _, start, _ in groups[1:]]).opts(
-        color="#16181d", line_width=1, alpha=0.55, backend="bokeh"
-    )
-    names = hv.Labels(
-        [((start + stop) / 2, -0.5 - 0.045 * n, str(label)) for label, start, stop in groups],
-        ["sample", "neuron"],
-        "text",
-    )
-    return lines * names.opts(text_font_size="9pt", text_font_style="bold", text_color="#16181d", backend="bokeh")
+    lines: Any = hv.VLines([start - 0.5 for _, start, _ in groups[1:]])
+    lines = lines.opts(color="#16181d", line_width=1, alpha=0.55, backend="bokeh")
+    lines = lines.opts(color="#16181d", linewidth=1, alpha=0.55, backend="matplotlib")
+    places = [((start + stop) / 2, -0.5 - 0.045 * n, str(label)) for label, start, stop in groups]
+    names: Any = hv.Labels(places, ["sample", "neuron"], "text")
+    names = names.opts(text_font_size="9pt", text_font_style="bold", text_color="#16181d", backend="bokeh")
+    return lines * names.opts(size=9, weight="bold", color="#16181d", backend="matplotlib")
 
 
 def _whole(span: Any) -> tuple[int, int]:
