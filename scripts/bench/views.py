@@ -136,7 +136,8 @@ def measure(folder: Path, shape: tuple[int, int], zooms: int, neurons: int) -> d
 def measure_huge(folder: Path, shape: tuple[int, int] = (10**8, 64)) -> dict[str, float]:
     """A site that is on no disk: only its levels are."""
     block = np.random.default_rng(0).normal(size=(2**20, shape[1])).astype(np.float32)
-    lazy = da.concatenate([da.from_array(block, chunks=-1)] * -(-shape[0] // len(block)))[: shape[0]]
+    whole: Any = block.shape
+    lazy = da.concatenate([da.from_array(block, chunks=whole)] * -(-shape[0] // len(block)))[: shape[0]]
     group = zarr.create_group(folder / "huge.zarr", zarr_format=3)
     seconds, _ = timed(lambda: build_levels(group, Source(lazy)))
     opened = min(timed(lambda: rasterise(open_levels(group, lazy), None, PIXELS))[0] for _ in range(3))

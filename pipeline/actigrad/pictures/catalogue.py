@@ -119,8 +119,8 @@ def save_order(where: Where, site: str, name: str, order: Sequence[int] | np.nda
         consolidate(where)
 
 
-def write_levels(where: Where, orders: Sequence[str] = ("natural",), *, sites: Sequence[str] | str = "**", seed: int = 0,
-                 told: Callable[[str], None] = lambda what: None) -> int:  # fmt: skip
+def write_levels(where: Where, orders: Sequence[str] = ("natural",), *, sites: Sequence[str] | str = "**",
+                 seed: int = 0, told: Callable[[str], None] = lambda what: None) -> int:  # fmt: skip
     """Store the orders of every site, and the levels of every matrix that is large, in each order.
 
     What is there already stays; where steps were added, levels go on. Sites to which an order does not apply (no
