@@ -35,7 +35,6 @@ def own(digits_store, tmp_path):
 def crumbs(monkeypatch):
     """Limits so small that the digits' matrices have levels."""
     monkeypatch.setattr(matrices, "SMALL", 10)
-    monkeypatch.setattr(levels, "COARSEST", 16)
     monkeypatch.setattr(tiles, "SMALL", 64)
     build = levels.build_levels
     monkeypatch.setattr(matrices, "build_levels", lambda *a, **k: build(*a, **k, finest=4, coarsest=16))

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from actigrad.pictures import levels, tiles
-from actigrad.pictures.levels import Source, build_levels, choose_levels, make_plan, open_levels
+from actigrad.pictures import levels, ripmap, tiles
+from actigrad.pictures.levels import build_levels, open_levels
 from actigrad.pictures.raster import rasterise
+from actigrad.pictures.ripmap import Source, choose_levels, make_plan
 from test_cells import brute_force, ids_of, make_values
 
 SMALL = {"finest": 4, "coarsest": 8}
@@ -24,8 +25,8 @@ def crumbs(monkeypatch):
     """Limits so small that little matrices are cut as huge ones are: many tiles, several writers."""
     monkeypatch.setattr(tiles, "SMALL", 64)
     monkeypatch.setattr(tiles, "LARGE", 4096)
-    monkeypatch.setattr(levels, "GATHERED", 40)
-    monkeypatch.setattr(levels, "CHUNK", 8)
+    monkeypatch.setattr(ripmap, "GATHERED", 40)
+    monkeypatch.setattr(ripmap, "CHUNK", 8)
 
 
 def new_group():
@@ -94,9 +95,9 @@ def test_appending_reads_and_writes_no_more_than_the_last_tiles(monkeypatch):
     lazy = da.from_array(values, chunks=(100, 4)).map_blocks(
         lambda block: read.append(block.shape) or block, meta=values
     )
-    write = levels._write
+    write = levels.write_level
     monkeypatch.setattr(
-        levels, "_write", lambda arrays, cells, at: written.append((at, cells)) or write(arrays, cells, at)
+        levels, "write_level", lambda arrays, cells, at: written.append((at, cells)) or write(arrays, cells, at)
     )
     build_levels(group, Source(lazy, copy=True), append=True, **SMALL)
     partial = 97 - 96 // plan.tile[1] * plan.tile[1]

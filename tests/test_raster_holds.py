@@ -12,8 +12,9 @@ from dask.local import get_sync
 from zarr.storage import MemoryStore
 
 from actigrad.pictures import raster, tiles
-from actigrad.pictures.levels import Source, build_levels, open_levels
+from actigrad.pictures.levels import build_levels, open_levels
 from actigrad.pictures.raster import Matrix, rasterise
+from actigrad.pictures.ripmap import Source
 
 
 def random_window(random, shape):

@@ -4,16 +4,25 @@
     python scripts/bench/views.py --huge           # and a generated site of 10^8 neurons at 64 steps (10 GB of levels)
     python scripts/bench/views.py --quick          # a small matrix, to see that it runs
 
-Prints: the build of the levels over one Dask min and max of the same store; 50 random zooms at 800 x 600; the full
-extent against `hvplot(rasterize=True)` on the lazy array, and Matplotlib's `imshow`, `xarray.plot` and Plotly of
-the array loaded before; the memory of this process while it looked; and 200,000 neurons by similarity. Everything is
-measured in turn in one process.
+The parts come in turn, each in a process of its own that has done nothing else, so that its peak memory is its own:
+
+    build        the levels, over one Dask min and max pass of the same store
+    look         random zooms and the full extent at 800 x 600, from the levels
+    hvplot       `hvplot(rasterize=True)` on the lazy array, the full extent
+    imshow, xarray.plot, plotly    the same of the array loaded before
+    similarity   the order of as many neurons, of 64 columns
+    huge         a site that is on no disk: only its levels are
+
+A part that asks for more than --limit gigabytes, or that runs longer than ten minutes, is told as such.
 """
 
 import argparse
 import json
+import re
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,19 +31,34 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import psutil
 import zarr
 from dask.base import compute
 from zarr.codecs import Crc32cCodec
 
-from actigrad.pictures.levels import Source, build_levels, open_levels
-from actigrad.pictures.raster import Matrix, rasterise
+from actigrad.pictures.levels import build_levels, open_levels
+from actigrad.pictures.raster import rasterise
+from actigrad.pictures.ripmap import Source
 from actigrad.pictures.similarity import similarity_order
 
 PIXELS = (600, 800)
+MINUTES = 10
+FAILED = "failed"
 
 
-def make_matrix(path: Path, shape: tuple[int, int]) -> zarr.Array:
+def peak_gb() -> float:
+    """Most memory this process ever held. `getrusage` would count that of the process that started it, too."""
+    (kib,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(kib) * 1024 / 1e9
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def make_matrix(path: Path, shape: tuple[int, int]) -> None:
     """Activations of a kind: noise of which each row has its own scale, zeros below it, and a spike."""
     array: Any = zarr.create_array(path, shape=shape, chunks=(1024, 1024), dtype="float32", compressors=[Crc32cCodec()])
     random = np.random.default_rng(0)
@@ -43,14 +67,11 @@ def make_matrix(path: Path, shape: tuple[int, int]) -> zarr.Array:
         rows = min(1024, shape[0] - top)
         array[top : top + rows] = noise[:rows] * random.lognormal(size=(rows, 1)).astype(np.float32)
     array[shape[0] // 3, shape[1] // 3] = -1e3
-    return array
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came out."""
-    began = time.perf_counter()
-    out = work()
-    return time.perf_counter() - began, out
+def open_matrix(folder: Path) -> Any:
+    """The array of `make_matrix`."""
+    return zarr.open_array(folder / "matrix.zarr", mode="r")
 
 
 def random_windows(shape: tuple[int, int], n: int) -> list[Any]:
@@ -66,82 +87,115 @@ def random_windows(shape: tuple[int, int], n: int) -> list[Any]:
     return windows
 
 
-def look(matrix: Matrix, zooms: int) -> dict[str, float]:
-    """Milliseconds of random zooms and of the full extent."""
+def measure_build(folder: Path, zooms: int) -> dict[str, float]:
+    """Two passes before and after, as the disk's cache and the neighbours change."""
+    lazy = da.from_zarr(open_matrix(folder))
+    build_levels(zarr.create_group(folder / "warm.zarr", zarr_format=3), Source(lazy[:4096, :4096]))  # compiled
+    scan = lambda: timed(lambda: compute(lazy.min(), lazy.max()))
+    scan()
+    before = scan()
+    build = timed(lambda: build_levels(zarr.create_group(folder / "levels.zarr", zarr_format=3), Source(lazy)))
+    pass_ = (before + scan()) / 2
+    return {"min and max pass s": pass_, "levels built s": build, "build over pass": build / pass_}
+
+
+def measure_look(folder: Path, zooms: int) -> dict[str, float]:
+    """Milliseconds."""
+    matrix = open_levels(zarr.open_group(folder / "levels.zarr", mode="r"), open_matrix(folder))
     rasterise(matrix, ((0, 10), (0, 10)), PIXELS)
     rasterise(matrix, None, PIXELS)  # compiled before it is timed
-    seconds = sorted(timed(lambda w=w: rasterise(matrix, w, PIXELS))[0] for w in random_windows(matrix.shape, zooms))
-    full = statistics.median(timed(lambda: rasterise(matrix, None, PIXELS))[0] for _ in range(5))
-    found = {
-        "median": statistics.median(seconds), "p90": seconds[int(0.9 * (len(seconds) - 1))], "worst": seconds[-1],
-        "full extent": full,
-    }  # fmt: skip
-    return {f"{name} ms": 1e3 * value for name, value in found.items()}
+    took = sorted(1e3 * timed(lambda w=w: rasterise(matrix, w, PIXELS)) for w in random_windows(matrix.shape, zooms))
+    full = statistics.median(1e3 * timed(lambda: rasterise(matrix, None, PIXELS)) for _ in range(5))
+    p90 = took[int(0.9 * (len(took) - 1))]
+    return {"median ms": statistics.median(took), "p90 ms": p90, "worst ms": took[-1], "full extent ms": full}
 
 
-def peers(array: zarr.Array) -> dict[str, float]:
-    """Seconds of the full extent in what else there is; only what fits into memory is loaded."""
-    import holoviews as hv
-    import hvplot.xarray  # noqa: F401 - registers
-    import matplotlib.pyplot as plt
-    import plotly.graph_objects as go
+def measure_peer(name: str, folder: Path, zooms: int) -> dict[str, float]:
+    """Seconds of the full extent, drawn; loading and importing are not counted."""
     import xarray
 
-    dims = ["neuron", "step"]
-    lazy = xarray.DataArray(da.from_zarr(array), dims=dims, name="value").assign_coords(
+    array, dims = open_matrix(folder), ["neuron", "step"]
+    values = da.from_zarr(array) if name == "hvplot" else np.asarray(array[...])
+    named = xarray.DataArray(values, dims=dims, name="value").assign_coords(
         {dim: np.arange(n) for dim, n in zip(dims, array.shape, strict=True)}
     )
-    draw = lambda: hv.render(lazy.hvplot.image(x="step", y="neuron", rasterize=True, width=800, height=600))
-    found = {"hvplot rasterize s": timed(draw)[0]}
-    if array.nbytes * 3 < psutil.virtual_memory().available:
-        loaded = lazy.compute()
-        figure, axes = plt.subplots(figsize=(8, 6))
-        found["imshow, loaded s"] = timed(lambda: (axes.imshow(loaded.values, aspect="auto"), figure.canvas.draw()))[0]
-        plt.close(figure)
-        figure, axes = plt.subplots(figsize=(8, 6))
-        found["xarray.plot, loaded s"] = timed(lambda: (loaded.plot.imshow(ax=axes), figure.canvas.draw()))[0]
-        plt.close(figure)
-    if array.size <= 10**7:  # beyond, the JSON alone is larger than what a browser opens
-        values = np.asarray(array[...])
-        found["plotly s"] = timed(lambda: go.Figure(go.Heatmap(z=values)).to_json())[0]
-    return found
+    DRAW[name](named[:8, :8])  # imported and compiled before it is timed
+    return {"full extent s": timed(lambda: DRAW[name](named))}
 
 
-def measure(folder: Path, shape: tuple[int, int], zooms: int, neurons: int) -> dict[str, float]:
-    """Everything, in turn."""
-    array = make_matrix(folder / "matrix.zarr", shape)
-    lazy = da.from_zarr(array)
-    group = zarr.create_group(folder / "levels.zarr", zarr_format=3)
-    small = zarr.create_group(folder / "warm.zarr", zarr_format=3)
-    build_levels(small, Source(lazy[:4096, :4096]))  # compiled before it is timed
-    scan, _ = timed(lambda: compute(lazy.min(), lazy.max()))
-    build, _ = timed(lambda: build_levels(group, Source(lazy)))
-    again, _ = timed(lambda: compute(lazy.min(), lazy.max()))
-    found = {
-        "min and max pass s": (scan + again) / 2,
-        "levels built s": build,
-        "build over pass": 2 * build / (scan + again),
-    }
-    before = psutil.Process().memory_info().rss
-    found |= look(open_levels(group, array), zooms)
-    found["memory while looking MB"] = max(before, psutil.Process().memory_info().rss) / 1e6
-    found["memory at most, levels built MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    found |= peers(array)
-    found["full extent, hvplot over ours"] = 1e3 * found["hvplot rasterize s"] / found["full extent ms"]
-    profiles = np.random.default_rng(0).normal(size=(neurons, 64)).astype(np.float32)
-    found[f"similarity of {neurons:,} neurons s"] = timed(lambda: similarity_order(profiles))[0]
-    return found
+def draw_hvplot(values: Any) -> None:
+    """The default path."""
+    import holoviews as hv
+    import hvplot.xarray  # noqa: F401 - registers
+
+    hv.render(values.hvplot.image(x="step", y="neuron", rasterize=True, width=800, height=600))
 
 
-def measure_huge(folder: Path, shape: tuple[int, int] = (10**8, 64)) -> dict[str, float]:
-    """A site that is on no disk: only its levels are."""
+def draw_imshow(values: Any) -> None:
+    """Matplotlib."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 6))
+    axes.imshow(values.values, aspect="auto")
+    figure.canvas.draw()
+
+
+def draw_xarray(values: Any) -> None:
+    """Matplotlib by xarray."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 6))
+    values.plot.imshow(ax=axes)
+    figure.canvas.draw()
+
+
+def draw_plotly(values: Any) -> None:
+    """The JSON that a browser would get."""
+    import plotly.graph_objects as go
+
+    go.Figure(go.Heatmap(z=values.values)).to_json()
+
+
+def measure_similarity(folder: Path, zooms: int) -> dict[str, float]:
+    """Of as many neurons as the matrix has."""
+    profiles = np.random.default_rng(0).normal(size=(open_matrix(folder).shape[0], 64)).astype(np.float32)
+    return {"order s": timed(lambda: similarity_order(profiles))}
+
+
+def measure_huge(folder: Path, zooms: int) -> dict[str, float]:
+    """10^8 neurons; 10^5 where the matrix is small."""
+    shape = (10**8 if open_matrix(folder).shape[0] >= 10**5 else 10**5), 64
     block = np.random.default_rng(0).normal(size=(2**20, shape[1])).astype(np.float32)
     whole: Any = block.shape
     lazy = da.concatenate([da.from_array(block, chunks=whole)] * -(-shape[0] // len(block)))[: shape[0]]
     group = zarr.create_group(folder / "huge.zarr", zarr_format=3)
-    seconds, _ = timed(lambda: build_levels(group, Source(lazy)))
-    opened = min(timed(lambda: rasterise(open_levels(group, lazy), None, PIXELS))[0] for _ in range(3))
-    return {"huge: levels built s": seconds, "huge: opened and seen in full ms": 1e3 * opened}
+    seconds = timed(lambda: build_levels(group, Source(lazy)))
+    opened = min(timed(lambda: rasterise(open_levels(group, lazy), None, PIXELS)) for _ in range(3))
+    return {"levels built s": seconds, "opened and seen in full ms": 1e3 * opened}
+
+
+DRAW = {"hvplot": draw_hvplot, "imshow": draw_imshow, "xarray.plot": draw_xarray, "plotly": draw_plotly}
+PARTS = {
+    "build": measure_build,
+    "look": measure_look,
+    **{name: lambda folder, zooms, name=name: measure_peer(name, folder, zooms) for name in DRAW},
+    "similarity": measure_similarity,
+    "huge": measure_huge,
+}
+
+
+def run_part(name: str, folder: Path, words: argparse.Namespace) -> dict[str, Any]:
+    """In a process of its own."""
+    command = [sys.executable, __file__, "--part", name, "--folder", folder, "--zooms", words.zooms]
+    command += ["--limit", words.limit]
+    try:
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60 * MINUTES)
+    except subprocess.TimeoutExpired:
+        return {FAILED: f"it took more than {MINUTES} minutes"}
+    if done.returncode:
+        told = (done.stderr.strip().splitlines() or ["killed"])[-1]
+        return {FAILED: f"more than {words.limit:g} GB" if "Memory" in told or "allocate" in told else told}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -150,15 +204,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small matrix")
     parser.add_argument("--huge", action="store_true", help="also 10^8 neurons")
     parser.add_argument("--zooms", type=int, default=50)
+    parser.add_argument("--limit", type=float, default=12, help="gigabytes that a part may hold")
     parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     words = parser.parse_args()
-    shape, neurons = ((3000, 2000), 2000) if words.quick else ((200_000, 5000), 200_000)
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), shape, words.zooms, neurons)
-        if words.huge:
-            found |= measure_huge(Path(folder), (10**5, 64) if words.quick else (10**8, 64))
-    for name, value in found.items():
-        print(f"{name:<40} {value:12,.2f}")
+    if words.part:
+        limit = int(words.limit * 1e9)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        print(json.dumps(PARTS[words.part](words.folder, words.zooms) | {"peak memory GB": peak_gb()}))
+        return
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_matrix(folder / "matrix.zarr", (3000, 2000) if words.quick else (200_000, 5000))
+        for part in PARTS:
+            if part != "huge" or words.huge:
+                found[part] = run_part(part, folder, words)
+                told = (f"{key} {value if key == FAILED else f'{value:,.2f}'}" for key, value in found[part].items())
+                print(f"{part:<12}", "   ".join(told), flush=True)
+    if FAILED not in {*found["hvplot"], *found["look"]}:
+        ratio = 1e3 * found["hvplot"]["full extent s"] / found["look"]["full extent ms"]
+        print(f"full extent: hvplot takes {ratio:.0f} times as long")
     if words.json:
         words.json.write_text(json.dumps(found))
 

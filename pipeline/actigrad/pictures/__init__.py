@@ -6,6 +6,8 @@ palette     colours that belong to the run
 cells       what a block of a matrix is shown as
 tiles       a lazy matrix in pieces
 raster      a viewport to at most as many cells as pixels
+ripmap      which levels a matrix has, and in which tiles they are made
+stored      levels as they lie in a store
 levels      a rip-map, so that any window is one small read
 matrices    what a store shows of a site as neurons by something
 catalogue   orders by name; orders and levels into a store

@@ -26,9 +26,10 @@ import zarr
 from actigrad.errors import ViewError
 from actigrad.metrics import METRICS
 from actigrad.pictures.cells import Cells, join_summaries, read_block, reduce_values
-from actigrad.pictures.levels import Source, build_levels, open_levels
+from actigrad.pictures.levels import build_levels, open_levels
 from actigrad.pictures.order import label_order
 from actigrad.pictures.raster import Matrix, Span
+from actigrad.pictures.ripmap import Source
 from actigrad.sites import Site
 from actigrad.storage.places import Where, find_place
 from actigrad.storage.schema import site_group

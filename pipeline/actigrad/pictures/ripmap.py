@@ -1,0 +1,112 @@
+"""Ripmap: which levels a matrix has, and in which tiles they are made.
+
+    >>> choose_levels((70_000, 2000))
+    [(4, 4), (16, 1), (16, 4), (64, 1), (64, 4), (256, 1), (256, 4)]
+
+A mip-map shrinks both axes at once; a matrix of 200,000 neurons by 5,000 steps seen from far needs one axis shrunk by
+300 and the other by 6. So level (fy, fx) exists for every pair of powers of four, from 16 elements a cell until an axis
+has at most 1,024 cells. Tiles are cut on the grid of the coarsest cells, so that no cell of any level is in two of
+them. Fine levels are written by the tiles, which own whole chunks of them; coarse ones, where a tile's part would be a
+crumb, are gathered and written at the end.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from actigrad.pictures.cells import Factors
+from actigrad.pictures.tiles import as_lazy, choose_tile
+
+FACTOR, FINEST, COARSEST = 4, 16, 1024
+CHUNK = 512
+GATHERED = 2**20
+"""Cells that a level may have to be gathered in memory; more where the matrix has more than 4,096 times as many."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A matrix that levels are built of.
+
+    Attributes:
+        values: lazy (row, column) or (row, column, value): elements of one or several values, of any real dtype. With
+            `statistics`, (row, column, loop, 3): extreme, mean and non-finite count of the values of an element.
+        rows, columns: ids; None where they are the places.
+        statistics: how many values each statistic is of; 0 where values are values.
+        copy: whether 1x1 is stored although the matrix could be read.
+        attrs: provenance, for the group.
+    """
+
+    values: Any
+    rows: np.ndarray | None = None
+    columns: np.ndarray | None = None
+    statistics: int = 0
+    copy: bool = False
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.values.shape[0], self.values.shape[1]
+
+    @property
+    def count(self) -> int:
+        """Values of an element."""
+        return max(1, self.statistics) * (self.values.shape[2] if self.values.ndim > 2 else 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which levels a matrix has, and how they are written.
+
+    Attributes:
+        shape: of the matrix.
+        tile: rows and columns.
+        gathered, direct: the levels written at the end, and those written by the tiles.
+    """
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    gathered: tuple[Factors, ...]
+    direct: tuple[Factors, ...]
+
+    @property
+    def levels(self) -> tuple[Factors, ...]:
+        """All, each after the one that it is reduced from."""
+        return tuple(sorted({*self.gathered, *self.direct}, key=lambda f: (math.prod(f), f)))
+
+    def chunks(self, factors: Factors) -> tuple[int, int]:
+        """Of a level's arrays."""
+        part = tuple(t // f for t, f in zip(self.tile, factors, strict=True))
+        return (CHUNK, CHUNK) if factors in self.gathered else (min(CHUNK, part[0]), min(CHUNK, part[1]))
+
+    def finer(self, factors: Factors) -> Factors | None:
+        """The level that one is reduced from, always the same; None for the matrix itself."""
+        finer = (factors[0] // FACTOR, factors[1]) if factors[0] > 1 else (1, factors[1] // FACTOR)
+        return finer if finer in self.levels and finer != (1, 1) else None
+
+
+def choose_levels(shape: tuple[int, int], *, finest: int = FINEST, coarsest: int = COARSEST) -> list[Factors]:
+    """The levels of a matrix, 1x1 excluded, each after the one that it is reduced from."""
+    axes = [[1], [1]]
+    for axis, size in zip(axes, shape, strict=True):
+        while size > coarsest * axis[-1]:
+            axis.append(FACTOR * axis[-1])
+    levels = [(fy, fx) for fy in axes[0] for fx in axes[1] if fy * fx >= max(2, finest)]
+    return sorted(levels, key=lambda f: (math.prod(f), f))
+
+
+def make_plan(source: Source, *, finest: int = FINEST, coarsest: int = COARSEST) -> Plan:
+    """Levels, tiles, and who writes what."""
+    levels = choose_levels(source.shape, finest=finest, coarsest=coarsest)
+    if source.copy or source.count > 1:
+        levels = [(1, 1), *levels]
+    unit = tuple(max([f[axis] for f in levels], default=1) for axis in (0, 1))
+    lazy = as_lazy(source.values)
+    tile = choose_tile(lazy.shape, lazy.chunksize, unit)
+    cells = lambda f: math.prod(-(-n // one) for n, one in zip(source.shape, f, strict=True))
+    most = max(GATHERED, math.prod(source.shape) // 4096)
+    gathered = tuple(f for f in levels if cells(f) <= most)
+    return Plan(source.shape, tile, gathered, tuple(f for f in levels if f not in gathered))
