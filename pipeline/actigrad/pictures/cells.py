@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 
 Factors = tuple[int, int]
+MANY = 4
+"""Rows of a cell from which on they are reduced before its columns."""
 _LARGEST, _NONE, _NAN, _NOWHERE = np.finfo(np.float32).max, np.float32(-1), np.float32(np.nan), np.int32(-1)
 
 
@@ -77,7 +79,8 @@ def reduce_values(
     """
     out = _empty(values.shape, factors)
     height, width, inner = values.shape
-    _reduce_values(values.reshape(height, width * inner), inner, *factors, rows, columns, *_arrays(out))
+    reduce = _reduce_rows if factors[0] >= MANY else _reduce_values
+    reduce(values.reshape(height, width * inner), inner, *factors, rows, columns, *_arrays(out))
     return out
 
 
@@ -168,6 +171,45 @@ def _reduce_values(values, inner, fy, fx, rows, columns, extreme, row, column, t
         for b in range(extreme.shape[1]):
             width = min(values.shape[1], (b + 1) * fx * inner) - b * fx * inner
             nonfinite[a, b] = (bottom - top) * width - finite[a, b]
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def _reduce_rows(values, inner, fy, fx, rows, columns, extreme, row, column, total, finite, nonfinite):
+    """The same for cells of many rows: first along the rows, without a branch and so many columns at a time."""
+    n = values.shape[1]
+    best, value, r = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.int32)
+    added, some = np.empty(n, np.float64), np.empty(n, np.int32)
+    for a in range(extreme.shape[0]):
+        top, bottom = a * fy, min(values.shape[0], (a + 1) * fy)
+        best[:], value[:], r[:], added[:], some[:] = _NONE, _NAN, _NOWHERE, 0.0, 0
+        for i in range(top, bottom):
+            id_ = rows[i]
+            for j in range(n):
+                v = values[i, j]
+                magnitude = abs(v)
+                better = (magnitude > best[j]) | ((magnitude == best[j]) & (id_ < r[j]))
+                better &= magnitude <= _LARGEST
+                best[j] = magnitude if better else best[j]
+                value[j] = v if better else value[j]
+                r[j] = id_ if better else r[j]
+            for j in range(n):
+                v = values[i, j]
+                known = abs(v) <= _LARGEST
+                added[j] += np.float64(v) if known else 0.0
+                some[j] += 1 if known else 0
+        for b in range(extreme.shape[1]):
+            most, v, k, c, sum_, count = _NONE, _NAN, _NOWHERE, _NOWHERE, 0.0, 0
+            low, high = b * fx * inner, min(n, (b + 1) * fx * inner)
+            for j in range(low, high):
+                sum_ += added[j]
+                count += some[j]
+                if best[j] > most or (best[j] == most and best[j] >= 0 and r[j] <= k):
+                    place = columns[j // inner]
+                    if best[j] > most or r[j] < k or place < c:
+                        most, v, k, c = best[j], value[j], r[j], place
+            extreme[a, b], row[a, b], column[a, b], total[a, b], finite[a, b] = v, k, c, sum_, count
+            nonfinite[a, b] = (bottom - top) * (high - low) - count
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,11 +1,11 @@
 """Ripmap: which levels a matrix has, and in which tiles they are made.
 
     >>> choose_levels((70_000, 2000))
-    [(4, 4), (16, 1), (16, 4), (64, 1), (64, 4), (256, 1), (256, 4)]
+    [(4, 4), (16, 4), (64, 1), (64, 4), (256, 1), (256, 4)]
 
 A mip-map shrinks both axes at once; a matrix of 200,000 neurons by 5,000 steps seen from far needs one axis shrunk by
-300 and the other by 6. So level (fy, fx) exists for every pair of powers of four, from 16 elements a cell until an axis
-has at most 1,024 cells. Tiles are cut on the grid of the coarsest cells, so that no cell of any level is in two of
+300 and the other by 6. So level (fy, fx) exists for every pair of powers of four, from 16 elements a cell (64 where they
+lie along one axis, of which a window has fewer) until an axis has at most 1,024 cells. Tiles are cut on the grid of the coarsest cells, so that no cell of any level is in two of
 them. Fine levels are written by the tiles, which own whole chunks of them; coarse ones, where a tile's part would be a
 crumb, are gathered and written at the end.
 """
@@ -84,8 +84,8 @@ class Plan:
 
     def finer(self, factors: Factors) -> Factors | None:
         """The level that one is reduced from, always the same; None for the matrix itself."""
-        finer = (factors[0] // FACTOR, factors[1]) if factors[0] > 1 else (1, factors[1] // FACTOR)
-        return finer if finer in self.levels and finer != (1, 1) else None
+        candidates = (factors[0] // FACTOR, factors[1]), (factors[0], factors[1] // FACTOR)
+        return next((one for one in candidates if one in self.levels and one != (1, 1)), None)
 
 
 def choose_levels(shape: tuple[int, int], *, finest: int = FINEST, coarsest: int = COARSEST) -> list[Factors]:
@@ -94,7 +94,8 @@ def choose_levels(shape: tuple[int, int], *, finest: int = FINEST, coarsest: int
     for axis, size in zip(axes, shape, strict=True):
         while size > coarsest * axis[-1]:
             axis.append(FACTOR * axis[-1])
-    levels = [(fy, fx) for fy in axes[0] for fx in axes[1] if fy * fx >= max(2, finest)]
+    least = lambda fy, fx: finest if min(fy, fx) > 1 else max(2, FACTOR * finest)
+    levels = [(fy, fx) for fy in axes[0] for fx in axes[1] if fy * fx >= least(fy, fx)]
     return sorted(levels, key=lambda f: (math.prod(f), f))
 
 

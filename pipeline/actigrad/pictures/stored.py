@@ -7,6 +7,7 @@ levels are complete, in which tiles they were made, and how many values are not 
 is not known from its place.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from actigrad.pictures.raster import Span
 from actigrad.pictures.ripmap import Plan, Source
 from actigrad.storage.create import CODECS
 
-FIELDS = {"extreme": "float32", "neuron": "int32", "column": "int32", "mean": "float32", "nonfinite": "int64"}
+FIELDS = {"extreme": "float32", "neuron": "int32", "column": "int32", "mean": "float32", "nonfinite": "int32"}
 LONG_NAMES = {
     "extreme": "finite value of largest magnitude in the cell",
     "neuron": "the neuron that it belongs to; -1 where there is none",
@@ -49,14 +50,15 @@ def create_level(group: zarr.Group, source: Source, plan: Plan, factors: Factors
             array.resize(shape)  # type: ignore[union-attr]
         return arrays
     chunks = plan.chunks(factors)
+    dtypes = FIELDS | ({"nonfinite": "int64"} if math.prod(factors) * source.count >= 2**31 else {})
     level = group.create_group(level_name(factors))
     return {
         name: level.create_array(
-            name, shape=shape, chunks=(min(chunks[0], shape[0]), chunks[1]), dtype=FIELDS[name],
+            name, shape=shape, chunks=(min(chunks[0], shape[0]), chunks[1]), dtype=dtypes[name],
             dimension_names=("y", "x"),
             attributes={"long_name": LONG_NAMES[name]},
             compressors=CODECS["sparse" if name == "nonfinite" else "plain"](),
-            fill_value=np.nan if FIELDS[name] == "float32" else -1, config={"write_empty_chunks": True},
+            fill_value=np.nan if dtypes[name] == "float32" else -1, config={"write_empty_chunks": True},
         )
         for name in names
     }  # fmt: skip
@@ -112,7 +114,7 @@ class StoredLevel:
         extreme, mean = (np.asarray(self.arrays[name][region]) for name in ("extreme", "mean"))
         nonfinite = np.zeros(extreme.shape, np.int64)
         if self.attrs["nonfinite"]:
-            nonfinite = np.asarray(self.arrays["nonfinite"][region])
+            nonfinite = np.asarray(self.arrays["nonfinite"][region], np.int64)
         if "neuron" in self.arrays:
             row, column = (np.asarray(self.arrays[name][region]) for name in ("neuron", "column"))
         else:
