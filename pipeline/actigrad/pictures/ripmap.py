@@ -4,10 +4,10 @@
     [(4, 4), (16, 4), (64, 1), (64, 4), (256, 1), (256, 4)]
 
 A mip-map shrinks both axes at once; a matrix of 200,000 neurons by 5,000 steps seen from far needs one axis shrunk by
-300 and the other by 6. So level (fy, fx) exists for every pair of powers of four, from 16 elements a cell (64 where they
-lie along one axis, of which a window has fewer) until an axis has at most 1,024 cells. Tiles are cut on the grid of the coarsest cells, so that no cell of any level is in two of
-them. Fine levels are written by the tiles, which own whole chunks of them; coarse ones, where a tile's part would be a
-crumb, are gathered and written at the end.
+300 and the other by 6. So level (fy, fx) exists for every pair of powers of four, from 16 elements a cell (64 where
+they lie along one axis) until an axis has at most 1,024 cells. Tiles are cut on the grid of the coarsest cells, so that
+no cell of any level is in two of them. Fine levels are written by the tiles, which own whole chunks of them; coarse
+ones, where a tile's part would be a crumb, are gathered and written at the end.
 """
 
 import math
