@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import xarray
+import zarr
 
 from actigrad import views
 from actigrad.errors import StoreError, ViewError
@@ -15,7 +16,9 @@ from actigrad.pictures.matrices import open_matrix
 from actigrad.pictures.order import find_silent, is_permutation
 from actigrad.pictures.raster import rasterise
 from actigrad.pictures.similarity import similarity_order
+from actigrad.runs.repair import repair
 from actigrad.storage.store import open_store, read_sites
+from actigrad.storage.verification import verify
 
 NAMES = ["natural", "score", "score:mean", "peak:step", "peak:sample", "selectivity", "similarity"]
 
@@ -159,6 +162,59 @@ def test_a_store_that_is_being_written_gets_no_levels(own):
     from actigrad.storage.journal import Journal
 
     with Journal(own), pytest.raises(StoreError, match="another process"):
+        write_levels(own)
+
+
+@pytest.mark.usefixtures("crumbs")
+@pytest.mark.parametrize("before", [[], ["mine"]])
+def test_levels_that_were_not_finished_are_no_damage_and_are_made_when_asked_for_again(before, own, monkeypatch):
+    n = site_of(open_store(own), "head/hidden").shape[-1]
+    save_order(own, "head/hidden", "mine", np.arange(n)[::-1], how="by hand")
+    for order in before:
+        write_levels(own, [order], sites="head/hidden")
+    save_order(own, "head/hidden", "mine", np.roll(np.arange(n), 1), how="changed")
+    write, left = levels.write_level, iter(range(2))
+
+    def stop(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(levels, "write_level", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_levels(own, ["mine"], sites="head/hidden")
+    site, tree = site_of(open_store(own), "head/hidden"), open_store(own)
+    rows = find_order(tree, site, "mine")
+    shown = open_matrix(tree, site, "activation", columns="sample", step=4, order="mine", rows=rows)
+    assert not any(hasattr(level, "group") for level in shown.matrix.levels.values())
+    assert verify(own).damages == ()
+    assert write_levels(own, ["mine"], sites="head/hidden") > 0
+    assert verify(own).damages == ()
+    assert write_levels(own, ["mine"], sites="head/hidden") == 0
+
+
+@pytest.mark.usefixtures("crumbs")
+def test_levels_and_orders_that_are_damaged_are_found_and_taken_out_by_repair(own):
+    write_levels(own, ["natural", "score"], sites="head/hidden")
+    chunk = next(own.glob("sites/head/hidden/levels/natural/activation/step/*/mean/c/0/0"))
+    order = own / "sites/head/hidden/orders/score/c/0"
+    for file in (chunk, order):
+        content = bytearray(file.read_bytes())
+        content[3] ^= 1
+        file.write_bytes(content)
+    told = []
+    assert {damage.array.split("/")[3] for damage in verify(own).damages} == {"levels", "orders"}
+    assert repair(own, told=told.append).regions == 0
+    assert len([line for line in told if "taken out" in line]) == 2
+    assert verify(own).damages == ()
+    assert not chunk.exists()
+    assert write_levels(own, ["natural", "score"], sites="head/hidden") == 1  # of the score, levels were whole
+
+
+def test_a_store_that_is_not_complete_gets_no_orders(own):
+    zarr.open_group(own, mode="r+", use_consolidated=False).update_attributes({"complete": False})
+    with pytest.raises(StoreError, match=r"is not complete.*--resume"):
         write_levels(own)
 
 

@@ -31,7 +31,7 @@ from actigrad.pictures.order import (
 )
 from actigrad.pictures.similarity import similarity_order
 from actigrad.sites import Site, choose
-from actigrad.storage.create import CODECS, consolidate
+from actigrad.storage.create import CODECS, consolidate, forget
 from actigrad.storage.journal import Journal
 from actigrad.storage.places import Where, find_place
 from actigrad.storage.schema import site_group
@@ -108,9 +108,10 @@ def save_order(where: Where, site: str, name: str, order: Sequence[int] | np.nda
         seed: where chance was involved.
 
     Raises:
-        StoreError: when it is no permutation of the site's neurons, or the name cannot be used.
+        StoreError: when it is no permutation of the site's neurons, the name cannot be used, or the store is not
+            complete.
     """
-    tree = open_store(where)
+    tree = _open_complete(where)
     found = {one.path: one for one in read_sites(tree)}
     if site not in found:
         raise StoreError(f"the store {where} has no site {site!r}. It has {', '.join(list(found)[:8])}.")
@@ -135,8 +136,12 @@ def write_levels(where: Where, orders: Sequence[str] = ("natural",), *, sites: S
 
     Returns:
         How many matrices got levels.
+
+    Raises:
+        StoreError: when the store is not complete, or is written to.
+        ViewError: when there is no such order.
     """
-    made, tree = 0, open_store(where)
+    made, tree = 0, _open_complete(where)
     chosen = choose(read_sites(tree), sites)
     for name in orders:
         if not _is_made(name) and all(read_order(tree, site, name) is None for site in chosen):
@@ -155,6 +160,13 @@ def write_levels(where: Where, orders: Sequence[str] = ("natural",), *, sites: S
                         made += 1
         consolidate(where)
     return made
+
+
+def _open_complete(where: Where) -> xarray.DataTree:
+    tree = open_store(where)
+    if not tree.attrs["complete"]:
+        raise StoreError(f"{where} is not complete, so it gets no orders and levels yet. Finish it: run with --resume.")
+    return tree
 
 
 def _is_made(name: str) -> bool:
@@ -202,10 +214,11 @@ def _save(where: Where, site: Site, name: str, order: np.ndarray, attrs: dict[st
         raise StoreError(f"an order cannot be called {name!r}: it needs a name without '/', and natural is taken.")
     root = zarr.open_group(find_place(where).to_zarr(), mode="r+", use_consolidated=False)
     group = root.require_group(f"{site_group(site.path)}/orders")
+    forget(where, f"{site_group(site.path)}/orders/{name}")
     array = group.create_array(
         name, shape=(n,), chunks=(max(1, n),), dtype="int32", dimension_names=("neuron",), overwrite=True,
         attributes={
-            "long_name": "the neuron that stands at each place", **attrs,
+            "long_name": "the neuron that stands at each place", "derived": True, **attrs,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
         fill_value=-1, compressors=CODECS["plain"](), config={"write_empty_chunks": True},

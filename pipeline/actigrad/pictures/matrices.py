@@ -18,7 +18,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dask.array
 import numpy as np
 import xarray
 import zarr
@@ -31,6 +30,7 @@ from actigrad.pictures.order import label_order
 from actigrad.pictures.raster import Matrix, Span
 from actigrad.pictures.ripmap import Source
 from actigrad.sites import Site
+from actigrad.storage.create import forget
 from actigrad.storage.places import Where, find_place
 from actigrad.storage.schema import site_group
 from actigrad.storage.store import read_samples
@@ -101,7 +101,7 @@ def step_source(tree: xarray.DataTree, site: Site, quantity: str) -> Source:
             f"site {site.path!r} has no {quantity} in this store; {site.missing or 'the config did not ask for it'}."
         )
     metrics = [METRICS.index(name) for name in ("extreme", "mean", "nonfinite")]
-    values = group[quantity].isel(metric=metrics).transpose("neuron", "step", ..., "metric").data
+    values = by_dask(group[quantity]).isel(metric=metrics).transpose("neuron", "step", ..., "metric").data
     sizes = dict(zip(site.dims, site.shape, strict=True))
     count = math.prod(n for dim, n in sizes.items() if dim != "neuron" and not dim.startswith(("layer", "shard")))
     attrs = _attributes(site, quantity, "step", None)
@@ -183,11 +183,13 @@ def arrangement(source: Source) -> str:
 def build(where: Where, site: Site, quantity: str, name: str, order: str, source: Source) -> bool:
     """Make the levels of a matrix, or go on with them where it has grown; False where they are there already."""
     root = zarr.open_group(find_place(where).to_zarr(), mode="r+", use_consolidated=False)
-    group = root.require_group(levels_group(site, order, quantity, name))
+    path = levels_group(site, order, quantity, name)
+    group = root.require_group(path)
     same = group.attrs.get("arrangement") == arrangement(source)
     if same and group.attrs.get("complete") and group.attrs["shape"] == list(source.shape):
         return False
-    attrs = {**source.attrs, "order": order, "arrangement": arrangement(source)}
+    attrs = {**source.attrs, "order": order, "arrangement": arrangement(source), "derived": True}
+    forget(where, path)
     build_levels(group, replace(source, attrs=attrs), append=same)
     return True
 
@@ -256,10 +258,14 @@ def _kept_whole(tree: xarray.DataTree, site: Site, quantity: str, step: int | No
     kept = group["step"].values.tolist()
     if step not in kept:
         raise ViewError(f"site {site.path!r} was kept whole at steps {kept}, not at {step}.")
-    array = group[quantity].isel(step=kept.index(step))
-    if not isinstance(array.data, dask.array.Array):
-        array = array.chunk()
+    array = by_dask(group[quantity]).isel(step=kept.index(step))
     return (array if "neuron" in array.dims else array.expand_dims(neuron=1)), step
+
+
+def by_dask(array: xarray.DataArray) -> xarray.DataArray:
+    """The same array, read in the pieces that it is stored in; not all at once."""
+    stored = array.encoding.get("shards") or array.encoding.get("chunks") or array.shape
+    return array if array.chunks is not None else array.chunk(dict(zip(array.dims, stored, strict=True)))
 
 
 def read_group(tree: xarray.DataTree, path: str) -> Any:

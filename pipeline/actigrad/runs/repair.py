@@ -5,7 +5,8 @@
 
 A store holds the config that made it. The model, the data and the weights must be the same as then (the fingerprint
 tells); training is repeated up to the steps that are needed. Chunks that were whole are not touched. The new chunks
-hold the bytes that were lost where the machine computes as it did then.
+hold the bytes that were lost where the machine computes as it did then. Orders and levels that are damaged are taken
+out, as they can be made again.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,17 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import zarr
 
 from actigrad.config.records import Config
 from actigrad.errors import StoreError
 from actigrad.runs.job import Job, load
 from actigrad.runs.record import StepCapture
-from actigrad.storage.create import finalize_store, restore_metadata, write_coordinate
+from actigrad.storage.create import finalize_store, forget, restore_metadata, write_coordinate
 from actigrad.storage.grid import Region, chunk_indices
 from actigrad.storage.journal import Journal
 from actigrad.storage.places import Place, Where, find_place
 from actigrad.storage.schema import Template
-from actigrad.storage.store import check_version
+from actigrad.storage.store import check_version, is_derived, read_consolidated
 from actigrad.storage.verification import Damage, verify
 from actigrad.storage.writer import Writer
 
@@ -64,6 +66,9 @@ def repair(where: Where, job: Job | None = None, *, told: Callable[[str], Any] =
         if not found.damages:
             return Repaired((), 0, ())
         attrs = check_version(path, writing=True)
+        derived = _drop_derived(path, found.damages, told)
+        if derived and not (found := verify(path)).damages:
+            return Repaired(derived, 0, ())
         if job is None and "model" not in attrs["config"]:
             raise StoreError(
                 f"{path} was recorded inside a training loop of someone's own, so its {len(found.damages)} damaged "
@@ -96,7 +101,23 @@ def repair(where: Where, job: Job | None = None, *, told: Callable[[str], Any] =
         raise StoreError(f"{path}: {len(left)} parts are still damaged; the first, {left[0].array}, is {left[0].what}.")
     if found.complete:
         finalize_store(path)
-    return Repaired(found.damages, sum(map(len, wanted.values())), tuple(sorted(needed)))
+    return Repaired(derived + found.damages, sum(map(len, wanted.values())), tuple(sorted(needed)))
+
+
+def _drop_derived(place: Place, damages: Iterable[Damage], told: Callable[[str], Any]) -> tuple[Damage, ...]:
+    """Take out orders and levels that are damaged, and tell how they are made again; the damages that this was."""
+    known = read_consolidated(place)
+    derived = [name for name, metadata in known.items() if is_derived(metadata)]
+    inside = lambda damage, name: damage.array == name or damage.array.startswith(f"{name}/")
+    found = tuple(damage for damage in damages if any(inside(damage, name) for name in derived))
+    root = zarr.open_group(place.to_zarr(), mode="r+", use_consolidated=False)
+    for name in derived:
+        if any(inside(damage, name) for damage in found):
+            forget(place, name)
+            del root[name]
+            cure = "`actigrad levels` makes it again, or save_order if it was your own"
+            told(f"{name} is damaged and was taken out; {cure}")
+    return found
 
 
 def _check_fingerprint(path: Place, theirs: dict[str, str], job: Job) -> None:

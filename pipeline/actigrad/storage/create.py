@@ -7,6 +7,7 @@ Shape first: what cannot fit is refused here, and what exists already is never t
 are on, and blocks of zeros are written, so that they differ from what was never written.
 """
 
+import json
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -97,6 +98,21 @@ def consolidate(where: Where) -> None:
     with warnings.catch_warnings():  # Zarr 3 has no text on it yet; who does not know the copy reads the originals
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
         zarr.consolidate_metadata(store)
+
+
+def forget(where: Where, group: str) -> None:
+    """Take a group out of the copied metadata before it is changed, so that nobody looks for what it is to hold.
+
+    For orders and levels, of a complete store: what is known there of `group` and below it is known again after
+    `consolidate`.
+    """
+    place = find_place(where)
+    root = json.loads(place.read("zarr.json"))
+    known = root["consolidated_metadata"]["metadata"]
+    left = {name: node for name, node in known.items() if name != group and not name.startswith(f"{group}/")}
+    if len(left) < len(known):
+        root["consolidated_metadata"]["metadata"] = left
+        place.write("zarr.json", json.dumps(root, indent=2).encode())
 
 
 def restore_metadata(where: Where, name: str, template: Template) -> None:

@@ -63,6 +63,17 @@ def open_store(where: Where) -> xarray.DataTree:
     return tree
 
 
+def read_consolidated(where: Where) -> dict[str, Any]:
+    """The metadata of all arrays and groups, by path, as they were copied to the root; empty until they are."""
+    root = json.loads(find_place(where).read("zarr.json"))
+    return (root.get("consolidated_metadata") or {}).get("metadata", {})
+
+
+def is_derived(metadata: Mapping[str, Any]) -> bool:
+    """Whether an array or group is an order or levels: made from the rest of the store, and not captured."""
+    return bool(metadata.get("attributes", {}).get("derived"))
+
+
 def check_version(where: Where, *, writing: bool = False) -> dict[str, Any]:
     """The attributes of the root of a store that this version can read, or write.
 
