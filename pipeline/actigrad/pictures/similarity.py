@@ -3,7 +3,7 @@
     order = similarity_order(profiles, seed=0)       # (neuron, column): what each neuron does
 
 What counts is the shape of a profile: each is centred and scaled to length 1, so that distances are those of
-correlations. Then: principal components of a sample of the neurons; mini-batch k-means with at most 1,000 centroids;
+correlations. Then: principal components and mini-batch k-means of a sample of the neurons, at most 1,000 centroids;
 the leaves of the centroids' average-linkage tree in optimal order, neighbours as close as the tree allows; and within a
 cluster along the way from the centroid before to the one after. Optimal leaf order of n elements takes n³ steps, hence
 the centroids.
@@ -20,7 +20,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 
-CENTROIDS, SAMPLE, COMPONENTS, PASSES = 1000, 10_000, 16, 3
+CENTROIDS, SAMPLE, COMPONENTS, PASSES = 1000, 50_000, 16, 3
 
 
 def similarity_order(profiles: Float[np.ndarray, "neuron column"], seed: int = 0) -> Int[np.ndarray, "neuron"]:
@@ -42,8 +42,7 @@ def similarity_order(profiles: Float[np.ndarray, "neuron column"], seed: int = 0
 
 
 def _components(points: Float32[np.ndarray, "neuron column"], seed: int) -> Float32[np.ndarray, "neuron component"]:
-    random = np.random.default_rng(seed)
-    sample = points if len(points) <= SAMPLE else points[random.choice(len(points), SAMPLE, replace=False)]
+    sample = _sample(points, seed)
     pca = PCA(min(COMPONENTS, *sample.shape), svd_solver="covariance_eigh" if sample.shape[1] < 500 else "randomized",
               random_state=seed).fit(sample)  # fmt: skip
     return pca.transform(points).astype(np.float32)
@@ -61,8 +60,14 @@ def _cluster(points: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         init="random",
         reassignment_ratio=0,
         random_state=seed,
-    ).fit(points)
-    return clusters.labels_, clusters.cluster_centers_
+    ).fit(_sample(points, seed))
+    return clusters.predict(points), clusters.cluster_centers_
+
+
+def _sample(points: np.ndarray, seed: int) -> np.ndarray:
+    if len(points) <= SAMPLE:
+        return points
+    return points[np.random.default_rng(seed).choice(len(points), SAMPLE, replace=False)]
 
 
 def _along(points: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> np.ndarray:
