@@ -90,14 +90,18 @@ def plan(
     memory: Annotated[
         bool, typer.Option("--memory", help="Compile the step: what it takes on the device, and the largest batch.")
     ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Capture one batch: bytes after compression, and the time that it takes.")
+    ] = False,
 ) -> None:
-    """Tell what a run will need: bytes a site and in all, the free disk, on request memory. Computes nothing."""
+    """Tell what a run will need: bytes a site and in all, the free disk; on request memory, compressed bytes, time."""
     from actigrad.progress import print_estimate, print_memory
     from actigrad.runs.estimate import estimate, estimate_memory
+    from actigrad.runs.estimate import probe as capture_one
 
     job = _load(config, set_)
     needed = estimate(job)
-    print_estimate(needed)
+    print_estimate(needed, capture_one(job) if probe else None)
     if memory:
         print_memory(estimate_memory(job), needed)
 

@@ -16,7 +16,7 @@ from actigrad.sites import Site, Work
 
 if TYPE_CHECKING:
     from actigrad.engine.checking import Report
-    from actigrad.runs.estimate import Estimate, MemoryEstimate
+    from actigrad.runs.estimate import Estimate, MemoryEstimate, Probed
     from actigrad.runs.run import Result
     from actigrad.storage.verification import Verification
 
@@ -120,16 +120,24 @@ def print_sites(sites: Sequence[Site]) -> None:
     print(f"{len(sites)} sites; shapes and bytes are those of one sample")
 
 
-def print_estimate(estimate: "Estimate") -> None:
-    """What a run will need."""
+def print_estimate(estimate: "Estimate", probed: "Probed | None" = None) -> None:
+    """What a run will need; with a probe, after compression and of time too."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("site", "kind", "kept"):
         table.add_column(name, overflow="fold")
-    for name in ("bytes a sample", "bytes stored"):
+    for name in ("bytes a sample", "bytes stored", *(["compressed"] if probed else [])):
         table.add_column(name, justify="right")
     for cost in estimate.sites:
-        table.add_row(Text(cost.path), cost.kind, cost.kept, decimal(cost.sample_bytes), decimal(cost.stored_bytes))
+        after = [decimal(probed.stored[cost.path])] if probed else []
+        sizes = (decimal(cost.sample_bytes), decimal(cost.stored_bytes), *after)
+        table.add_row(Text(cost.path), cost.kind, cost.kept, *sizes)
     Console(soft_wrap=True).print(table)
+    if probed:
+        seconds = probed.batch_seconds * probed.batches
+        print_facts({
+            "after compression": f"{decimal(probed.total)}, as the first batch compresses",
+            "a batch takes": f"{probed.batch_seconds:.3g} s to capture, {probed.batches:,} of them {seconds:.3g} s",
+        })  # fmt: skip
     print_facts(
         {
             "stored in all": f"{decimal(estimate.stored_bytes)} before compression",

@@ -184,6 +184,10 @@ class StoreSpec(Record):
     """A directory, made by the run, relative to where the command runs; or a URL: `s3://bucket/run.zarr`."""
     options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] = {}
     """Of the object store, as obstore names them (`endpoint`, `region`, …). Credentials come from the environment."""
+    codec: Literal["auto", "none", "zstd", "lz4"] = "auto"
+    """Of whole arrays; auto: lz4 for bfloat16, zstd where the first batch is 30 % zeros, else none, as measured."""
+    chunk_bytes: PositiveInt = 2**23
+    """Aim for one write of a whole array; at least one batch."""
 
 
 class LevelsSpec(Record):

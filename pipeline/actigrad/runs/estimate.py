@@ -4,17 +4,21 @@ estimate(load(config)).stored_bytes          # from shapes alone
 estimate_memory(load(config)).variants       # compiles the captured step, and what would make it smaller
 """
 
+import statistics
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 import psutil
 
 from actigrad.engine.memory import Memory, largest_batch, measure_memory
 from actigrad.engine.recompute import recompute_between
 from actigrad.runs.job import Job
-from actigrad.runs.record import make_capture
+from actigrad.runs.record import StepCapture, make_capture
 from actigrad.sites import exactly, outermost
+from actigrad.storage.create import compressed_share
 from actigrad.storage.schema import site_group
 
 
@@ -86,6 +90,44 @@ def estimate(job: Job) -> Estimate:
         costs.append(SiteCost(*shape, sample_bytes, kept, stored, returned))
     passing = sum(cost.sample_bytes * len(plan.summary) for cost, plan in zip(costs, job.plans(), strict=True))
     return Estimate(tuple(costs), template.nbytes, job.place.free_bytes(), passing * n * len(job.config.steps))
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What one captured batch told of the run.
+
+    Attributes:
+        stored: bytes that will be stored of each site, its whole arrays compressed as those of the batch were.
+        total: bytes of the whole store.
+        batch_seconds: to capture one batch, compiled, and copy it to the host.
+        batches: how many there are, at all recorded steps.
+    """
+
+    stored: dict[str, int]
+    total: int
+    batch_seconds: float
+    batches: int
+
+
+def probe(job: Job) -> Probed:
+    """Capture the first batch under the initial weights, and encode what is kept whole of it as the store will."""
+    capture, batch = StepCapture(job), job.batch(0, job.traced)
+    capturing = lambda: jax.device_get(capture.capture_full(job.params, batch))
+    frame, seconds = capturing(), []
+    for _ in range(3):
+        began = time.perf_counter()
+        frame = capturing()
+        seconds.append(time.perf_counter() - began)
+    stored, saved = {}, 0
+    for plan, cost in zip(job.plans(), estimate(job).sites, strict=True):
+        less = 0
+        for quantity in plan.full:
+            kept = (frame.activations if quantity == "activation" else frame.gradients)[plan.site.path]["full"]
+            spec = capture.template.arrays[f"{site_group(plan.site.path)}/full/{quantity}"]
+            less += round(spec.nbytes * (1 - compressed_share(spec, np.asarray(kept, np.float32))))
+        stored[plan.site.path], saved = cost.stored_bytes - less, saved + less
+    batches = -(-len(job.rows) // job.config.data.batch_size) * len(job.config.steps)
+    return Probed(stored, capture.template.nbytes - saved, statistics.median(seconds), batches)
 
 
 def estimate_memory(job: Job) -> MemoryEstimate:

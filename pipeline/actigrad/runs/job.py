@@ -163,7 +163,8 @@ class Job:
 
     @cached_property
     def _fingerprint(self) -> dict[str, str]:
-        config = self.config.model_dump_json(exclude={"store", "report", "levels"})
+        elsewhere = {"store": {"path", "options"}, "report": True, "levels": True}
+        config = self.config.model_dump_json(exclude=elsewhere)
         leaves = (leaf for params in self._states() for leaf in named_leaves(params).values())
         weights = _digest(np.asarray(leaf).tobytes() for leaf in leaves)
         return {"config": _digest([config.encode()]), "data": self.source.digest(), "weights": weights}

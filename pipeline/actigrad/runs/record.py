@@ -85,7 +85,7 @@ class StepCapture:
 
     def sparse_arrays(self) -> set[str]:
         """The arrays kept whole that are mostly zeros, judged by the first batch under the initial weights."""
-        if not any(plan.full for plan in self.plans):
+        if self.job.config.store.codec != "auto" or not any(plan.full for plan in self.plans):
             return set()
         frame = self.capture_summary(self.job.params, self.job.batch(0, self.job.config.data.batch_size))
         sparse = set()

@@ -9,7 +9,7 @@ hold the bytes that were lost where the machine computes as it did then. Orders 
 out, as they can be made again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from actigrad.storage.create import finalize_store, forget, restore_metadata, wr
 from actigrad.storage.grid import Region, chunk_indices
 from actigrad.storage.journal import Journal
 from actigrad.storage.places import Place, Where, find_place
-from actigrad.storage.schema import Template
+from actigrad.storage.schema import ArraySpec, Template
 from actigrad.storage.store import check_version, is_derived, read_consolidated
 from actigrad.storage.verification import Damage, verify
 from actigrad.storage.writer import Writer
@@ -83,9 +83,10 @@ def repair(where: Where, job: Job | None = None, *, told: Callable[[str], Any] =
         # Chunks of an array whose metadata were broken could not be read before.
         damages = verify(path).damages if broken else found.damages
         wanted = _wanted(damages, capture.template)
-        needed = _needed(wanted, capture.template, job)
+        committed = lambda step: len(job.rows) if found.complete else found.committed.get(step, 0)
+        needed = _needed(wanted, capture.template, job, committed)
         with Writer(path, journal) as writer:
-            sink = _Only(writer, wanted)
+            sink = _Only(writer, wanted, _coming(wanted, capture.template, job, committed))
             for array in wanted:
                 if array in capture.template.coords:
                     write_coordinate(path, capture.template.arrays[array], capture.template.coords[array])
@@ -140,40 +141,91 @@ def _wanted(damages: Iterable[Damage], template: Template) -> Chunks:
     return wanted
 
 
-def _needed(wanted: Chunks, template: Template, job: Job) -> dict[int, tuple[int, int]]:
+def _coming(
+    wanted: Chunks, template: Template, job: Job, committed: Callable[[int], int]
+) -> dict[tuple[str, tuple[int, ...]], list[int]]:
+    """The offsets of the steps that each wanted chunk is made of."""
+    return {
+        (array, index): _steps_in(template.arrays[array], index, job.config.steps, committed)
+        for array, chunks in wanted.items()
+        for index in chunks
+    }
+
+
+def _needed(
+    wanted: Chunks, template: Template, job: Job, committed: Callable[[int], int]
+) -> dict[int, tuple[int, int]]:
     """The samples to capture by step: whole segments, or all where an array is of all samples together."""
-    steps, n, segment = job.config.steps, len(job.rows), template.segment
+    n, segment = len(job.rows), template.segment
     needed: dict[int, tuple[int, int]] = {}
     for array, chunks in wanted.items():
         spec = template.arrays[array]
         if array in template.coords:
             continue
         for index in chunks:
-            step = steps[index[0]] if spec.shape[0] == len(steps) else steps[-1]
             start, stop = 0, n
             if "sample" in spec.dims:
                 axis = spec.dims.index("sample")
                 start = index[axis] * spec.chunks[axis] // segment * segment
                 stop = min(n, -(-(index[axis] + 1) * spec.chunks[axis] // segment) * segment)
-            before = needed.get(step, (start, stop))
-            needed[step] = min(start, before[0]), max(stop, before[1])
+            for at in _steps_in(spec, index, job.config.steps, committed):
+                step = _step_at(spec, at, job.config.steps)
+                before = needed.get(step, (start, stop))
+                needed[step] = min(start, before[0]), max(stop, before[1])
     return needed
 
 
-@dataclass(frozen=True)
-class _Only:
-    """A sink that lets the wanted chunks through."""
+def _step_at(spec: ArraySpec, at: int, steps: Sequence[int]) -> int:
+    return steps[at] if spec.shape[0] == len(steps) else steps[-1]
 
-    writer: Writer
-    wanted: Chunks
+
+def _steps_in(
+    spec: ArraySpec, index: tuple[int, ...], steps: Sequence[int], committed: Callable[[int], int]
+) -> list[int]:
+    """The offsets along a chunk's step axis at which anything was committed."""
+    chunk = spec.chunks[0]
+    inside = range(index[0] * chunk, min(spec.shape[0], (index[0] + 1) * chunk))
+    return [at for at in inside if committed(_step_at(spec, at, steps))]
+
+
+class _Only:
+    """A sink that lets the wanted chunks through; one of several steps when the last of them has come.
+
+    Args:
+        writer: where they go.
+        wanted: the chunks.
+        steps: the offsets of the steps that will come, by array and chunk.
+    """
+
+    def __init__(self, writer: Writer, wanted: Chunks, steps: Mapping[tuple[str, tuple[int, ...]], Iterable[int]]):
+        self.writer, self.wanted = writer, wanted
+        self.coming = {key: set(offsets) for key, offsets in steps.items()}
+        self.gathered: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
 
     def put(self, array: str, region: Region, block: np.ndarray) -> None:
-        chunks = self.writer.chunks(array)
+        """Queue what was wanted of it."""
+        chunks, shape = self.writer.chunks(array), self.writer.shape(array)
         for index in self.wanted.get(array, set()) & set(chunk_indices(region, chunks)):
-            part = [(max(a, i * c), min(b, (i + 1) * c)) for i, c, (a, b) in zip(index, chunks, region, strict=True)]
+            whole = [(i * c, min(size, (i + 1) * c)) for i, c, size in zip(index, chunks, shape, strict=True)]
+            part = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(whole, region, strict=True)]
             inside = (slice(a - start, b - start) for (a, b), (start, _) in zip(part, region, strict=True))
-            self.writer.put(array, part, np.ascontiguousarray(block[tuple(inside)]))
+            values = np.ascontiguousarray(block[tuple(inside)])
+            if part == whole:
+                self.writer.put(array, part, values)
+            else:
+                self._gather(array, index, whole, part[0], values)
 
     def commit(self, step: int, rows: int, state: bytes | None) -> None:
         """The journal knows it from before."""
         self.writer.flush()
+
+    def _gather(
+        self, array: str, index: tuple[int, ...], whole: Region, steps: tuple[int, int], values: np.ndarray
+    ) -> None:
+        key, fill = (array, index), np.nan if values.dtype.kind == "f" else -1
+        if key not in self.gathered:
+            self.gathered[key] = np.full([stop - start for start, stop in whole], fill, values.dtype)
+        self.gathered[key][steps[0] - whole[0][0] : steps[1] - whole[0][0]] = values
+        self.coming[key] -= set(range(*steps))
+        if not self.coming[key]:
+            self.writer.put(array, whole, self.gathered.pop(key))

@@ -10,7 +10,8 @@ are on, and blocks of zeros are written, so that they differ from what was never
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from actigrad.errors import StoreError
+from actigrad.storage.costs import costliest
 from actigrad.storage.places import Where, find_place
 from actigrad.storage.schema import ArraySpec, Template
 from actigrad.storage.store import is_store, read_attributes
@@ -30,6 +32,8 @@ CODECS = {
     "rounded": lambda: [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=4), Crc32cCodec()],
 }
 """bytes-to-bytes codecs by kind of array; measured in docs/store.md."""
+SHARED = 1024
+"""Coordinates up to this length are encoded once for all arrays that have the same."""
 
 
 def create_store(where: Where, template: Template, attrs: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -43,11 +47,7 @@ def create_store(where: Where, template: Template, attrs: Mapping[str, Any], *, 
     check_space(place, template)
     try:
         place.clear()
-        root = zarr.create_group(place.to_zarr(), zarr_format=3, attributes=_json({**attrs, "complete": False}))
-        for name in template.groups:
-            root.require_group(name).update_attributes(_json(template.groups[name]))
-        for spec in template.arrays.values():
-            _create_array(root, spec, template.coords.get(spec.path))
+        place.write_many(_files(template, attrs))
         place.settle()
     except OSError as error:
         raise StoreError(
@@ -75,14 +75,30 @@ def check_absent(where: Where, *, overwrite: bool) -> None:
 
 
 def check_space(where: Where, template: Template) -> None:
-    """Raise when there is less room than the template takes, an upper bound: compression is not counted."""
+    """Raise when there is less room than the template takes, naming what takes the most and how to make it less.
+
+    That is an upper bound: compression is not counted.
+    """
     place = find_place(where)
     free = place.free_bytes()
     if free is not None and template.nbytes > free:
         raise StoreError(
             f"the store {place} needs up to {template.nbytes / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free. "
-            "Keep fewer sites whole (keep: summary), fewer samples (data.samples), or choose another store.path."
+            "What takes the most:\n"
+            + "".join(f"  {cost}\n" for cost in costliest(template))
+            + "Fewer samples (data.samples) shrink all of them; or choose another store.path."
         )
+
+
+def compressed_share(spec: ArraySpec, block: np.ndarray) -> float:
+    """What the codecs of an array leave of a block of it, (sample, …) or with other axes in front; from 0 to 1."""
+    array = zarr.create_array(
+        {}, shape=block.shape, chunks=block.shape, dtype=block.dtype, compressors=CODECS[spec.codec](),
+        config={"write_empty_chunks": True},
+    )  # fmt: skip
+    before = array.nbytes_stored()
+    array[...] = block
+    return (array.nbytes_stored() - before) / max(1, block.nbytes)
 
 
 def finalize_store(where: Where) -> None:
@@ -117,13 +133,8 @@ def forget(where: Where, group: str) -> None:
 
 def restore_metadata(where: Where, name: str, template: Template) -> None:
     """Write the metadata of one array or group of a store as the template has them; no chunk is touched."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = zarr.create_group(folder, zarr_format=3)
-        if name in template.arrays:
-            _create_array(root, template.arrays[name], None)
-        else:
-            root.require_group(name).update_attributes(_json(template.groups.get(name, {})))
-        find_place(where).write(f"{name}/zarr.json", Path(folder, name, "zarr.json").read_bytes())
+    made = _array_files(template.arrays[name], None) if name in template.arrays else _group_files(template, name)
+    find_place(where).write(f"{name}/zarr.json", made["zarr.json"])
 
 
 def write_coordinate(where: Where, spec: ArraySpec, values: Any) -> None:
@@ -136,22 +147,62 @@ def _numpy_dtype(spec: ArraySpec) -> np.dtype:
     return np.dtypes.StringDType() if spec.dtype == "string" else np.dtype(spec.dtype)
 
 
-def _create_array(root: zarr.Group, spec: ArraySpec, values: Any) -> None:
-    dtype = _numpy_dtype(spec)
-    array = root.create_array(
-        spec.path,
-        shape=spec.shape,
-        chunks=spec.inner or spec.chunks,
-        shards=spec.chunks if spec.inner else None,
-        dtype=dtype,
-        dimension_names=spec.dims,
-        attributes=_json(spec.attrs),
-        fill_value="" if spec.dtype == "string" else np.nan if dtype.kind == "f" else -1,
-        compressors=CODECS[spec.codec]() if spec.dtype != "string" else [ZstdCodec(level=1, checksum=True)],
-        config={"write_empty_chunks": True},
-    )
-    if values is not None:
-        array[...] = np.asarray(values, dtype)
+def _files(template: Template, attrs: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Every file of a new store; the root's comes last, because it makes it one."""
+    groups = {"/".join(parts[:end]) for parts in map(_parts, template.arrays) for end in range(1, len(parts))}
+    groups |= {"/".join(parts[:end]) for parts in map(_parts, template.groups) for end in range(1, len(parts) + 1)}
+    for name in sorted(groups):
+        yield f"{name}/zarr.json", _group_files(template, name)["zarr.json"]
+    for name, spec in template.arrays.items():
+        for file, content in _array_files(spec, template.coords.get(name)).items():
+            yield f"{name}/{file}", content
+    yield "zarr.json", _group_file({**attrs, "complete": False})
+
+
+def _parts(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _group_files(template: Template, name: str) -> dict[str, bytes]:
+    return {"zarr.json": _group_file(template.groups.get(name, {}))}
+
+
+def _group_file(attrs: Mapping[str, Any]) -> bytes:
+    return json.dumps({"attributes": _json(attrs), "zarr_format": 3, "node_type": "group"}, indent=2).encode()
+
+
+def _array_files(spec: ArraySpec, values: Any) -> dict[str, bytes]:
+    """The metadata and, of a coordinate, the chunks."""
+    plain = (spec.dims, spec.shape, spec.chunks, spec.inner, spec.dtype, spec.codec)
+    shared = values is None or len(values) <= SHARED
+    files = dict((_encode if shared else _encode.__wrapped__)(*plain, None if values is None else tuple(values)))
+    metadata = json.loads(files["zarr.json"]) | {"attributes": _json(spec.attrs)}
+    return files | {"zarr.json": json.dumps(metadata, indent=2, allow_nan=False).encode()}
+
+
+@lru_cache(maxsize=256)
+def _encode(
+    dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[int, ...], inner: tuple[int, ...] | None, dtype: str,
+    codec: str, values: tuple[Any, ...] | None,
+) -> tuple[tuple[str, bytes], ...]:  # fmt: skip
+    """The files of an array as Zarr makes them; thousands of sites share a few kinds of arrays."""
+    kind = np.dtypes.StringDType() if dtype == "string" else np.dtype(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        array = zarr.create_array(
+            folder,
+            shape=shape,
+            chunks=inner or chunks,
+            shards=chunks if inner else None,
+            dtype=kind,
+            dimension_names=dims,
+            fill_value="" if dtype == "string" else np.nan if kind.kind == "f" else -1,
+            compressors=CODECS[codec]() if dtype != "string" else [ZstdCodec(level=1, checksum=True)],
+            config={"write_empty_chunks": True},
+        )
+        if values is not None:
+            array[...] = np.asarray(values, kind)
+        files = (file for file in Path(folder).rglob("*") if file.is_file())
+        return tuple((file.relative_to(folder).as_posix(), file.read_bytes()) for file in files)
 
 
 def _json(value: Any) -> Any:

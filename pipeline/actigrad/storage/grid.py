@@ -1,8 +1,9 @@
 """Grid: chunks, blocks and regions, in plain integers.
 
 An *offset* counts elements, an *index* counts chunks. A *block* is what one write owns: a whole number of chunks along
-the sample axis and everything along the others, so that no two writes ever touch one chunk. A *segment* is what one
-commit tells of: a whole number of blocks of every array.
+the sample axis and everything along the others, so that no two writes ever touch one chunk. A large block is a *shard*:
+one file of several chunks, of which a reader decompresses those that it looks at. A *segment* is what one commit tells
+of: a whole number of blocks of every array.
 
     >>> blocks(10, 4)
     [(0, 4), (4, 8), (8, 10)]
@@ -10,6 +11,10 @@ commit tells of: a whole number of blocks of every array.
     2048
     >>> block_rows(segment=2048, batch=256, row_bytes=8192)
     1024
+    >>> inner_rows(block=1024, row_bytes=8192)
+    128
+    >>> step_rows(row_bytes=2048)
+    16
     >>> chunk_indices([(0, 1), (4, 8), (0, 6)], (1, 4, 3))
     [(0, 1, 0), (0, 1, 1)]
 """
@@ -21,6 +26,10 @@ from actigrad.errors import StoreError
 
 BLOCK_BYTES = 8 * 2**20
 """Aim for a write: below 4 MiB a file costs more than its bytes, above 16 MiB a reader of one sample pays for many."""
+INNER_BYTES = 2**20
+"""Aim for a chunk inside of a shard; measured by scripts/bench/codecs.py."""
+STEP_BYTES, STEP_ROWS = 2**15, 64
+"""Aims for a chunk of several steps, which is held in memory, for every array, and written anew at each of them."""
 SEGMENT_BYTES = 256 * 2**20
 """Aim for what is written between two commits: it is held in memory until its blocks are whole."""
 PASSING_BYTES = 16 * 2**30
@@ -41,12 +50,25 @@ def segment_rows(n: int, batch: int, stored_row_bytes: int, passing_row_bytes: i
     return min(_power_of_two(batches), enough) * batch
 
 
-def block_rows(segment: int, batch: int, row_bytes: int) -> int:
-    """Rows of a block: a power of two of batches within `BLOCK_BYTES`, at least one, at most a segment.
+def block_rows(segment: int, batch: int, row_bytes: int, aim: int = BLOCK_BYTES) -> int:
+    """Rows of a block: a power of two of batches within `aim` bytes, at least one, at most a segment.
 
     Powers of two, because then the blocks of every array make up whole segments.
     """
-    return min(_power_of_two(BLOCK_BYTES // max(1, batch * row_bytes)) * batch, segment)
+    return min(_power_of_two(aim // max(1, batch * row_bytes)) * batch, segment)
+
+
+def inner_rows(block: int, row_bytes: int) -> int | None:
+    """Rows of a chunk in a block: the block in two, four, … of about `INNER_BYTES`; None where it is one chunk."""
+    pieces = _power_of_two(block * row_bytes // INNER_BYTES)
+    while pieces > 1 and block % pieces:
+        pieces //= 2
+    return block // pieces if pieces > 1 else None
+
+
+def step_rows(row_bytes: int) -> int:
+    """Steps of a chunk, where one step is small: a file a step and array would be millions of files."""
+    return max(1, min(STEP_ROWS, STEP_BYTES // max(1, row_bytes)))
 
 
 def _power_of_two(n: int) -> int:

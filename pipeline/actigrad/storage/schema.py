@@ -9,6 +9,7 @@ Arrays stand only in groups called `full` or `summary`. xarray refuses a tree in
 those of a group above it, and sites nest (`head`, `head/0`); so no group with arrays stands above another.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,15 +20,20 @@ from actigrad.config.records import CaptureRule, Config
 from actigrad.errors import CaptureError
 from actigrad.metrics import METRICS, SPECIAL, bin_edges
 from actigrad.sites import Site, Work, choose
-from actigrad.storage.grid import BLOCK_BYTES, block_rows, segment_rows
+from actigrad.storage.grid import block_rows, inner_rows, segment_rows, step_rows
 
 SCHEMA_VERSION, READABLE = 2, (1, 2)
-RESERVED = re.compile(r"(full|summary|orders|levels)_*")
+RESERVED = re.compile(r"(full|summary|orders|levels|zarr\.json)_*")
+UNSAFE = re.compile(r"[\x00-\x1f\x7f%\\]|^\.+$|^__")
+SEGMENT_LIMIT, PATH_LIMIT = 240, 720
+"""Bytes: a disk takes 255 a segment, an object store 1,024 for a key, with its prefix and what comes below."""
 LONG_NAMES = {
     "activation": "activation",
     "value": "parameter",
     "update": "change of the parameter by the last training update",
 }
+CODEC_OF = {"auto": None, "none": "plain", "zstd": "sparse", "lz4": "rounded"}
+"""The config's `store.codec` in the words of `ArraySpec.codec`."""
 GRADIENTS = {
     "activation": "gradient of {of} with respect to the activation",
     "input": "gradient of {of} with respect to the input",
@@ -62,9 +68,7 @@ class ArraySpec:
     @property
     def nbytes(self) -> int:
         """Bytes before compression."""
-        return math.prod(self.shape) * {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "int8": 1}.get(
-            self.dtype, 8
-        )
+        return math.prod(self.shape) * _item_size(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,38 @@ class Template:
         return sum(spec.nbytes for spec in self.arrays.values())
 
 
+def _item_size(dtype: str) -> int:
+    """Bytes of a value; about, for a string."""
+    return {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "int8": 1}.get(dtype, 8)
+
+
 def site_group(path: str, root: str = "sites") -> str:
-    """The group of a site; a segment that is the name of a leaf group gets one more `_`.
+    r"""The group of a site; the truth is in its attribute `path`, because not every name can be one.
+
+    A segment that is the name of a leaf group gets one more `_`. What a disk or an object store refuses is written as
+    in a URL, and what is too long for them is cut, with a digest of all of it in place of the rest.
 
     >>> site_group("head/0"), site_group("encoder/summary"), site_group("encoder/summary_")
     ('sites/head/0', 'sites/encoder/summary_', 'sites/encoder/summary__')
+    >>> site_group("Übung/.."), site_group("a\nb"), len(site_group("x" * 400))
+    ('sites/Übung/%2E%2E', 'sites/a%0Ab', 246)
     """
-    segments = [segment or "_" for segment in path.split("/")]
-    return "/".join([root, *(f"{s}_" if RESERVED.fullmatch(s) else s for s in segments)])
+    segments = [_shortened(_segment(segment), SEGMENT_LIMIT) for segment in path.split("/")]
+    return "/".join([root, _shortened("/".join(segments), PATH_LIMIT)])
+
+
+def _segment(name: str) -> str:
+    name = UNSAFE.sub(lambda found: "".join(f"%{ord(one):02X}" for one in found[0]), name) or "_"
+    return f"{name}_" if RESERVED.fullmatch(name) else name
+
+
+def _shortened(name: str, limit: int) -> str:
+    """Within so many bytes of UTF-8; names that differ stay different."""
+    content = name.encode()
+    if len(content) <= limit:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return content[: limit - 17].decode(errors="ignore") + "~" + digest
 
 
 def make_plans(config: Config, sites: Sequence[Site]) -> tuple[Plan, ...]:
@@ -220,9 +248,16 @@ class _Arrays:
         group = path.rpartition("/")[0]
         self.coord(f"{group}/step", ("step",), step, {"long_name": "training updates done", "units": "1"})
         sizes = {"step": len(step), **dims}
-        chunk = {"step": 1, "sample": min(self.segment, dims.get("sample", 1)), **(chunks or {})}
-        chunk_shape = tuple(max(1, chunk.get(dim, size)) for dim, size in sizes.items())
-        self.specs[path] = ArraySpec(path, tuple(sizes), tuple(sizes.values()), chunk_shape, dtype, attrs, codec)
+        together = 1 if "sample" in dims else min(len(step), step_rows(_item_size(dtype) * math.prod(dims.values())))
+        chunk = {"step": together, "sample": min(self.segment, dims.get("sample", 1)), **(chunks or {})}
+        shape = {dim: max(1, chunk.get(dim, size)) for dim, size in sizes.items()}
+        if together > 1:  # what is not full yet is mostly fill values, which compress to nothing
+            codec = "sparse"
+        inner = inner_rows(shape["sample"], math.prod(shape.values()) // shape["sample"] * 4) if chunks else None
+        self.specs[path] = ArraySpec(
+            path, tuple(sizes), tuple(sizes.values()), tuple(shape.values()), dtype, attrs, codec,
+            tuple((shape | {"sample": inner}).values()) if inner else None,
+        )  # fmt: skip
 
 
 def work_attrs(work: Work, traced: int) -> dict[str, Any]:
@@ -265,11 +300,12 @@ def _add_site(arrays: _Arrays, plan: Plan, config: Config, n: int) -> None:
     steps = config.steps if any(rule.steps == "all" for rule in plan.full.values()) else config.steps[-1:]
     for quantity, rule in plan.full.items():
         row_bytes = 4 * math.prod(plan.site.sample_shape)
-        rows = block_rows(arrays.segment, config.data.batch_size, row_bytes)
+        rows = block_rows(arrays.segment, config.data.batch_size, row_bytes, config.store.chunk_bytes)
         name = LONG_NAMES.get(quantity) or _gradient_of("activation", config)
         attrs = {"long_name": name, "units": "1", "dtype": _kept_dtype(plan.site, rule)}
-        codec = "rounded" if attrs["dtype"] == "bfloat16" else "plain"
-        chunks = {"sample": rows} | _split(sizes, rows * row_bytes)
+        asked = CODEC_OF[config.store.codec]
+        codec = asked or ("rounded" if attrs["dtype"] == "bfloat16" else "plain")
+        chunks = {"sample": rows} | _split(sizes, rows * row_bytes, config.store.chunk_bytes)
         dims = sizes | {"sample": n}
         arrays.add(f"{group}/full/{quantity}", dims, step=steps, chunks=chunks, attrs=attrs, codec=codec)
 
@@ -278,9 +314,9 @@ def _kept_dtype(site: Site, rule: CaptureRule) -> str:
     return "bfloat16" if "bfloat16" in (site.dtype, rule.dtype) else "float32"
 
 
-def _split(sizes: Mapping[str, int], nbytes: int) -> dict[str, int]:
+def _split(sizes: Mapping[str, int], nbytes: int, aim: int) -> dict[str, int]:
     """A block of one batch that is still too large is cut along its neurons; one write owns all of the pieces."""
-    pieces = -(-nbytes // (2 * BLOCK_BYTES))
+    pieces = -(-nbytes // (2 * aim))
     if pieces <= 1 or "neuron" not in sizes:
         return {}
     return {"neuron": -(-sizes["neuron"] // min(pieces, sizes["neuron"]))}
@@ -319,7 +355,7 @@ def _add_input(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Conf
     named: dict[int, tuple[str, ...]] = {0: (), 1: ("position",), 2: ("y", "x")}
     names = named.get(between, tuple(f"d{i + 1}" for i in range(between)))
     sizes = dict(zip(("sample", *names, "neuron")[: len(shape) + 1], from_shape.shape, strict=True))
-    rows = block_rows(arrays.segment, config.data.batch_size, 4 * math.prod(shape))
+    rows = block_rows(arrays.segment, config.data.batch_size, 4 * math.prod(shape), config.store.chunk_bytes)
     attrs = {"long_name": "input of the model", "units": "1"}
     arrays.add(f"{group}/value", sizes, step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs)
     if has_gradient:

@@ -55,12 +55,29 @@ def open_store(where: Where) -> xarray.DataTree:
     if attrs["complete"]:
         validate_store(place)
     # The store of a Recorder has consolidated metadata from its first steps on, and they alone tell which are whole.
-    consolidated = "consolidated_metadata" in json.loads(place.read("zarr.json"))
+    consolidated = bool(read_consolidated(place))
     store: Any = place.to_zarr(read_only=True)
-    tree = xarray.open_datatree(store, engine="zarr", chunks={}, consolidated=consolidated, create_default_indexes=True)
+    tree = xarray.open_datatree(
+        store, engine="zarr", consolidated=consolidated, create_default_indexes=True, cache=False
+    )
+    for node in tree.subtree:
+        if not consolidated or any("sample" in array.dims for array in node.data_vars.values()):
+            node.dataset = _chunked(node.to_dataset(inherit=False))
     tree = tree if consolidated else mask_uncommitted(tree, read_commits(place))
     tree.encoding["place"] = place  # where levels are, which are read without xarray
     return tree
+
+
+def _chunked(dataset: xarray.Dataset) -> xarray.Dataset:
+    """By Dask, in what one write owned.
+
+    Summaries stay as xarray reads them, lazily too: of thousands of sites, Dask would take longer than all the rest.
+    """
+    chunked = {}
+    for name, array in dataset.data_vars.items():
+        chunks = array.encoding.get("shards") or array.encoding.get("chunks")
+        chunked[name] = array.chunk(dict(zip(array.dims, chunks, strict=True))) if chunks else array
+    return dataset.assign(chunked)
 
 
 def read_consolidated(where: Where) -> dict[str, Any]:
@@ -145,9 +162,10 @@ def validate_store(where: Where) -> None:
         found = count_chunks(place.files())
     except OSError:
         return
-    for name, array in zarr.open_group(place.to_zarr(read_only=True), mode="r").members(max_depth=None):
-        if isinstance(array, zarr.Array):
-            expected = math.prod(-(-size // chunk) for size, chunk in zip(array.shape, owned(array), strict=True))
+    for name, metadata in read_consolidated(place).items():
+        if metadata["node_type"] == "array":
+            chunks = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+            expected = math.prod(-(-size // chunk) for size, chunk in zip(metadata["shape"], chunks, strict=True))
             if found.get(name, 0) != expected:
                 raise StoreError(
                     f"{place} is damaged: {name} has {found.get(name, 0)} of its {expected} chunks. "

@@ -22,7 +22,7 @@ from actigrad.errors import StoreError
 from actigrad.storage.grid import chunk_indices
 from actigrad.storage.journal import read_commits
 from actigrad.storage.places import Place, Where, find_place
-from actigrad.storage.store import CHUNK, check_version, owned
+from actigrad.storage.store import CHUNK, check_version, owned, read_consolidated
 
 THREADS = 4
 
@@ -77,7 +77,7 @@ def verify(where: Where, advance: Callable[[int, int], None] = lambda done, tota
     except OSError as error:
         raise StoreError(f"{place} cannot be listed: {error}. Verify it where it can.") from error
     complete, committed = bool(attrs.get("complete")), read_commits(place)
-    consolidated = (json.loads(place.read("zarr.json")).get("consolidated_metadata") or {}).get("metadata", {})
+    consolidated = read_consolidated(place)
     if complete:
         files = {name: size for name, size in files.items() if not _is_being_made(name, consolidated)}
     damages = list(_broken_metadata(place, files, consolidated, complete))
@@ -158,12 +158,14 @@ def _expected_chunks(
         return
     dims = _dims(array)
     step_axis = dims.index("step")
+    chunk = owned(array)[step_axis]
     for index in everything:
         needed = samples
         if "sample" in dims:
             axis = dims.index("sample")
             needed = min(samples, (index[axis] + 1) * owned(array)[axis])
-        if needed <= committed.get(steps[index[step_axis]], 0):
+        inside = steps[index[step_axis] * chunk : (index[step_axis] + 1) * chunk]
+        if any(needed <= committed.get(step, 0) for step in inside):
             yield index
 
 

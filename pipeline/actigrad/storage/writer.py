@@ -20,6 +20,7 @@ from actigrad.errors import StoreError
 from actigrad.storage.grid import Region, validate_region
 from actigrad.storage.journal import Journal
 from actigrad.storage.places import Where, find_place
+from actigrad.storage.steps import OpenSteps
 from actigrad.storage.store import owned
 
 THREADS = max(1, min(4, (os.cpu_count() or 2) // 2))
@@ -35,6 +36,7 @@ class Writer:
         self._arrays: dict[str, zarr.Array] = {}
         self._pool = ThreadPoolExecutor(THREADS, "actigrad-writer")
         self._commits = ThreadPoolExecutor(1, "actigrad-commit")
+        self._steps, self._latest = OpenSteps(), dict[str, Future[None]]()
         self._pending: list[Future[None]] = []
         self._last: Future[None] | None = None
         self._room = threading.Condition()
@@ -57,12 +59,15 @@ class Writer:
             StoreError: when the region shares a chunk with another write, or an earlier write failed.
         """
         target = self._array(array)
+        region, block = self._steps.widen(target, region, block)
         validate_region(region, target.shape, owned(target), array)
         with self._room:
             self._room.wait_for(lambda: self._queued == 0 or self._queued + block.nbytes <= QUEUE_BYTES)
             self._queued += block.nbytes
         self._raise()
-        self._pending.append(self._pool.submit(self._write, target, region, block))
+        before = self._latest.get(array)
+        self._latest[array] = self._pool.submit(self._write, target, region, block, before)
+        self._pending.append(self._latest[array])
 
     def commit(self, step: int, rows: int, state: bytes | None = None) -> None:
         """Journal, once everything put so far is on the disk, that the first `rows` samples of `step` are in.
@@ -88,6 +93,10 @@ class Writer:
         """What one write owns of an array."""
         return owned(self._array(array))
 
+    def shape(self, array: str) -> tuple[int, ...]:
+        """The shape of an array."""
+        return self._array(array).shape
+
     def close(self, *, silent: bool = False) -> None:
         """Let queued writes and commits end."""
         self._pool.shutdown(wait=True)
@@ -103,8 +112,10 @@ class Writer:
             self._arrays[name] = zarr.Array(written)
         return self._arrays[name]
 
-    def _write(self, target: zarr.Array, region: Region, block: np.ndarray) -> None:
+    def _write(self, target: zarr.Array, region: Region, block: np.ndarray, before: Future[None] | None) -> None:
         try:
+            if before is not None:  # the same chunk may be written twice, and the later one must stay
+                before.exception()
             target[tuple(slice(*span) for span in region)] = block
         except BaseException as error:
             self._failure = self._failure or error

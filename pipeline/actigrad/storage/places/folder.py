@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +44,15 @@ class Folder(Place):
 
     def write(self, name: str, content: bytes) -> None:
         write_file(self.path / name, content)
+
+    def write_many(self, files: Iterable[tuple[str, bytes]]) -> None:
+        made = set()
+        for name, content in files:
+            file = self.path / name
+            if file.parent not in made:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                made.add(file.parent)
+            file.write_bytes(content)
 
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
