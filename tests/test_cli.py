@@ -207,6 +207,15 @@ def test_plan_with_memory_compiles_and_tells_the_largest_batch(folder, call):
     assert re.search(r"the largest batch that fits +\d+ samples", out)
 
 
+def test_plan_with_a_probe_tells_compressed_bytes_and_the_time(folder, call):
+    code, out, _ = call("plan", "run.yaml", "--probe")
+    assert code == 0
+    assert re.search(r"bytes stored +compressed *\n", out)
+    assert re.search(r"after compression +[\d.]+ (bytes|kB), as the first batch compresses", out)
+    assert re.search(r"a batch takes +[\d.e-]+ s to capture, [\d,]+ of them [\d.e-]+ s", out)
+    assert not (folder / "out").exists()
+
+
 def test_info_and_report_read_a_store(digits_store, tmp_path, call):
     code, out, _ = call("info", digits_store)
     assert code == 0

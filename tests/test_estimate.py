@@ -4,8 +4,9 @@ import jax
 import pytest
 
 from actigrad.config.files import load_config
-from actigrad.runs.estimate import _available_bytes, estimate, estimate_memory
+from actigrad.runs.estimate import _available_bytes, estimate, estimate_memory, probe
 from actigrad.runs.job import load
+from actigrad.storage.schema import site_group
 from actigrad.storage.store import open_store
 
 SMALL = ["data.samples=64", "data.batch_size=32", "model.options.width=8", "train.steps=4", "train.record_every=2"]
@@ -62,3 +63,18 @@ def test_casting_is_offered_where_something_is_kept_in_float32(root):
     variants = estimate_memory(load(config)).variants
     saved = variants["as configured"].results - variants["whole arrays in bfloat16"].results
     assert saved == 2 * 2 * 32 * 32
+
+
+def test_a_probe_tells_what_the_store_then_takes_and_how_long_a_batch_is(job, digits_store):
+    before, probed = estimate(job), probe(job)
+    for cost in before.sites:
+        files = [file for file in (digits_store / site_group(cost.path) / "full").rglob("c/*/**/*") if file.is_file()]
+        on_disk = sum(file.stat().st_size for file in files)
+        whole = 2 * 64 * cost.sample_bytes if files else 0  # both quantities at the last step
+        assert on_disk < 0.95 * whole or not files
+        assert probed.stored[cost.path] == pytest.approx(cost.stored_bytes - whole + on_disk, rel=0.1), cost.path
+    assert before.stored_bytes - probed.total == sum(
+        cost.stored_bytes - probed.stored[cost.path] for cost in before.sites
+    )
+    assert probed.batches == 2 * 2
+    assert 0 < probed.batch_seconds < 60

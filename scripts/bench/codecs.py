@@ -5,8 +5,8 @@
 
 Codecs by kind: the ratio is raw bytes over stored bytes, checksums included. Shards: what reading one sample, one
 neuron and all of an 8 MiB block takes, by how many chunks it is cut into. Speeds count the seconds of the processor and
-not those of the clock, so that a busy machine changes them little; each is the median of several rounds. The codecs marked
-with * are what `codec: auto` takes.
+not those of the clock, so that a busy machine changes them little; each is the median of several rounds. The codecs
+marked with * are what `codec: auto` takes.
 """
 
 import argparse
@@ -129,7 +129,7 @@ def measure(values: np.ndarray, codecs: list[Any], rounds: int) -> tuple[float, 
 def shards(values: np.ndarray, rounds: int) -> Table:
     """One block of 8 MiB as one chunk, or as a shard of several."""
     width = values.shape[1]
-    rows = 1 << ((2 * BLOCK // 2) // width).bit_length() - 1
+    rows = 1 << (BLOCK // width).bit_length() - 1
     block = np.resize(values, (rows, width)).astype(np.float32)
     title = f"a block of {block.nbytes / 2**20:.0f} MiB, {rows} samples of {width} values: milliseconds of one core"
     table = Table("codec", "chunks", "write", "read all", "read a sample", "read a neuron", title=title)
