@@ -98,6 +98,7 @@ def test_hostile_names_are_text_and_never_run(digits_store, tmp_path):
 def test_an_incomplete_store_is_reported_as_such(digits_store, tmp_path):
     cut = tmp_path / "cut.zarr"
     shutil.copytree(digits_store, cut)
+    shutil.copytree(f"{digits_store}.journal", f"{cut}.journal")
     zarr.open_group(cut, mode="r+", use_consolidated=False).update_attributes({"complete": False})
     assert "incomplete" in write_report(cut, tmp_path / "report.html").read_text()
 
