@@ -1,15 +1,20 @@
 """The heatmap: what is drawn and what hover tells equal the store."""
 
+import inspect
+
 import holoviews as hv
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from actigrad import views
 from actigrad.errors import ViewError
 from actigrad.metrics import METRICS
-from actigrad.pictures.palette import NOT_FINITE
+from actigrad.pictures.palette import NOT_FINITE, Scale
+from actigrad.pictures.raster import rasterise
 from actigrad.storage.store import open_store
-from actigrad.views.heatmap import _whole
+from actigrad.views.heatmap import _dress, _image, _whole
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,21 @@ def test_a_range_covers_every_element_that_it_touches():
     assert [_whole(span) for span in ((-0.5, 7.5), (-0.2, 7.2), (0.6, 1.4), (0.4, 1.6))] == [
         (0, 8), (0, 8), (1, 2), (0, 3),
     ]  # fmt: skip
+
+
+def test_every_lone_value_of_a_large_matrix_is_in_the_png(tmp_path):
+    """As many spikes as there are; each in a cell of its own, far from the others; at HoloViews' own resolution."""
+    random = np.random.default_rng(0)
+    values = np.zeros((30_000, 5800), np.float32)
+    rows, columns = 200 + random.permutation(40) * 740 + random.integers(0, 99, 40), 60 + random.permutation(40) * 140
+    values[rows, columns] = random.choice([-1, 1], 40)
+    view = rasterise(values, None, inspect.signature(views.heatmap).parameters["pixels"].default)
+    image = _image(view, {"sample": None}, "sample", "extreme")
+    drawn = _dress(image, Scale(-1.0, 1.0, ["#0000ff", "#ffffff", "#ff0000"], 0.0), "spikes", {}, "sample", len(values))
+    hv.save(drawn.opts(colorbar=False, backend="matplotlib"), tmp_path / "spikes.png", backend="matplotlib")
+    red, green, blue, _ = np.moveaxis(plt.imread(tmp_path / "spikes.png"), 2, 0)
+    found = [scipy.ndimage.label((part > 0.9) & (green < 0.1), np.ones((3, 3)))[1] for part in (red, blue)]
+    assert found == [(values > 0).sum(), (values < 0).sum()]
 
 
 @pytest.mark.parametrize(

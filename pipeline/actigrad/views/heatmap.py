@@ -1,5 +1,6 @@
 """One site's neurons by sample, step or position, as a zoomable matrix (`heatmap`)."""
 
+import textwrap
 from typing import Any
 
 import holoviews as hv
@@ -27,6 +28,10 @@ from actigrad.views.reading import (
     read_metric,
 )
 
+LINE = 94
+"""Characters of a title's line."""
+DOTS = 72
+"""HoloViews' own pixels an inch with Matplotlib: so a picture has pixels for all cells, and none is left out."""
 REDUCTIONS = {
     "extreme": "the signed extreme",
     "mean": "the mean",
@@ -37,7 +42,7 @@ REDUCTIONS = {
 def heatmap(
     store: Store, site: str, *, quantity: str = "activation", x: str = "sample", step: int | None = None,
     order: Any = "natural", reduction: str = "extreme", samples: str = "label", sample: int | None = None,
-    dynamic: bool = True, pixels: tuple[int, int] = (400, 800),
+    dynamic: bool = True, pixels: tuple[int, int] = (300, 580),
 ) -> Any:  # fmt: skip
     """Neurons from the top down; samples, steps or positions from left to right.
 
@@ -78,6 +83,7 @@ def heatmap(
     colours = _scale(tree, chosen, quantity, None if x == "step" else find_step(tree, shown.step), reduction)
     known, size = _known(tree, chosen, x), shown.matrix.shape
     ordered = f"neurons in {order if named else 'the given'} order"
+    y = "neuron" if rows is None else "neurons, by their place in the order"
 
     def draw(x_range=None, y_range=None, width=None, height=None, scale=None):
         window = None
@@ -85,15 +91,15 @@ def heatmap(
             window = (_whole(sorted(y_range)), _whole(sorted(x_range)))
         ratio = scale or 1
         view = rasterise(shown.matrix, window, (int((height or pixels[0]) * ratio), int((width or pixels[1]) * ratio)))
-        title = f"{what}\n{_describe_cell(view, reduction, x)}; {ordered}; {colours.text()}"
-        return _dress(_image(view, known, x, reduction), colours, title, known, x, size[0])
+        told = f"{_describe_cell(view, reduction, x)}; {ordered}; {colours.text()}"
+        title = "\n".join([what, *textwrap.wrap(told, LINE)])
+        image: Any = _dress(_image(view, known, x, reduction), colours, title, known, x, size[0])
+        return image.opts(ylabel=y, backend="bokeh").opts(ylabel=y, backend="matplotlib")
 
     streams = [RangeXY(x_range=(-0.5, size[1] - 0.5), y_range=(-0.5, size[0] - 0.5)), PlotSize()]
     picture: Any = hv.DynamicMap(draw, streams=streams) if dynamic else draw()
     marks = _group_marks(shown.groups, size[0])
-    return (
-        picture if marks is None else (picture * marks).opts(**_figure(size[0]), ylabel="neuron", backend="matplotlib")
-    )
+    return picture if marks is None else (picture * marks).opts(**_figure(size[0]), ylabel=y, backend="matplotlib")
 
 
 def _own_order(order: Any, site: Site) -> np.ndarray:
@@ -176,8 +182,8 @@ def _height(n: int) -> int:
 
 def _figure(n: int) -> dict[str, Any]:
     """The same proportions and letters for Matplotlib."""
-    sizes = {"title": 11, "labels": 10, "xticks": 9, "yticks": 9}
-    return {"fig_inches": (WIDTH / 96, _height(n) / 96), "aspect": WIDTH / _height(n), "fontsize": sizes}
+    sizes = {"title": 15, "labels": 13, "xticks": 12, "yticks": 12}
+    return {"fig_inches": (WIDTH / DOTS, _height(n) / DOTS), "aspect": WIDTH / _height(n), "fontsize": sizes}
 
 
 def _step_ticks(known: dict[str, Any], x: str) -> dict[str, Any]:
