@@ -7,7 +7,9 @@ for those below. `ACTIGRAD_HYPOTHESIS=thorough` looks for counter-examples ten t
 
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -38,28 +40,55 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def digits_store(tmp_path_factory, root) -> Path:
-    """A small run of the digits: 64 samples at steps 2 and 4, everything that the shipped config keeps. Do not write.
+    """A small run of the digits: 64 samples at steps 2 and 4, what the shipped config keeps. Do not write."""
+    return _made_once(tmp_path_factory, "digits", lambda store: _run_digits(root, store))
 
-    Made once for all workers, behind a lock: compiling it takes longer than most tests.
-    """
+
+@pytest.fixture(scope="session")
+def decoder_store(tmp_path_factory) -> Path:
+    """A decoder of three scanned layers: 24 samples at steps 2 and 4, everything kept whole. Do not write."""
+    return _made_once(tmp_path_factory, "decoder", _run_decoder)
+
+
+def _made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A store made once for all workers, behind a lock: compiling it takes longer than most tests."""
     base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digits"
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     shared.mkdir(exist_ok=True)
-    store, done = shared / "digits.zarr", shared / "done"
+    store, done = shared / f"{name}.zarr", shared / "done"
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            _run_digits(root, store)
+            make(store)
             done.touch()
     return store
 
 
 def _run_digits(root: Path, store: Path) -> None:
     from actigrad.config.files import load_config
+
+    small = ["data.samples=64", "data.batch_size=32", "model.options.width=8", "train.steps=4", "train.record_every=2"]
+    _run(load_config(root / "configs/digits.yaml", [*small, f"store.path={store}"]))
+
+
+def _run_decoder(store: Path) -> None:
+    from actigrad.config.records import Config
+
+    zoo = "actigrad.zoo.decoder"
+    _run(Config.model_validate({
+        "model": {"factory": f"{zoo}:build", "options": {"layers": 3, "width": 8, "heads": 2}},
+        "data": {"factory": f"{zoo}:load", "options": {"length": 6, "samples": 32}, "batch_size": 8, "samples": 24},
+        "loss": f"{zoo}:loss",
+        "train": {"factory": f"{zoo}:train", "options": {"batch_size": 8}, "steps": 4, "record_every": 2},
+        "capture": [{"sites": ["**"], "keep": "full", "steps": "all"}],
+        "parameters": {"keep": "full"},
+        "store": {"path": str(store)},
+    }))  # fmt: skip
+
+
+def _run(config: Any) -> None:
     from actigrad.runs.job import load
     from actigrad.runs.run import run
 
-    small = ["data.samples=64", "data.batch_size=32", "model.options.width=8", "train.steps=4", "train.record_every=2"]
-    config = load_config(root / "configs/digits.yaml", [*small, f"store.path={store}"])
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
         run(load(config), overwrite=True)

@@ -162,6 +162,8 @@ class InputSpec(Record):
 
     keep: Literal["full", "none"] = "full"
     """The input's values and the gradient of each sample's loss with respect to them, or nothing."""
+    methods: tuple[Literal["integrated", "smoothed", "randomised"], ...] = Field(default=(), strict=False)
+    """Further maps beside the gradient: integrated and smoothed gradients, and each map under randomised weights."""
 
 
 class ParameterSpec(Record):

@@ -122,9 +122,10 @@ class Job:
     def tensors(self) -> Tensors:
         """Inputs and parameters."""
         fields = {name: self.source.fields[name] for name in self.source.numbers}
-        inputs = {name: f.shape for name, f in fields.items() if f.shape and np.dtype(f.dtype).kind == "f"}
+        kinds = {name: np.dtype(f.dtype).kind for name, f in fields.items() if f.shape}
+        inputs = {name: (fields[name].shape, kind == "f") for name, kind in kinds.items() if kind in "fiu"}
         parameters = {path: leaf.shape for path, leaf in named_leaves(self.params).items()}
-        return Tensors({name: (shape, True) for name, shape in inputs.items()}, parameters, self.predicts)
+        return Tensors(inputs, parameters, self.predicts)
 
     def recorded(self) -> Iterator[tuple[int, Any, Any]]:
         """(step, params one update before, params) at each recorded step; trains or loads checkpoints on the way.

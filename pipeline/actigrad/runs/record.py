@@ -22,6 +22,7 @@ from actigrad.engine.per_sample import sample_gradient_norms
 from actigrad.engine.transform import Frame, capture
 from actigrad.metrics import METRICS, SPECIAL
 from actigrad.reduce import Full, Histogram, Summary
+from actigrad.runs.attributions import make_attributions
 from actigrad.runs.job import Job, named_leaves
 from actigrad.sites import exactly
 from actigrad.sources import Batch
@@ -81,6 +82,7 @@ class StepCapture:
         self.capture_full = make_capture(job, job.objective, whole=True)
         self.loss = jax.jit(job.loss)
         self.norms = jax.jit(_total_norms(job.objective))
+        self.attributions = make_attributions(job)
         self.template = with_codecs(job.template(), self.sparse_arrays())
 
     def sparse_arrays(self) -> set[str]:
@@ -131,7 +133,7 @@ class StepCapture:
         for (start, stop), batch, frame in _one_ahead(self.frames(params, captured, done, until)):
             keeper.take(frame, start)
             self.take_samples(write, params, batch, frame, start)
-            self.take_inputs(write, batch, frame, start)
+            self.take_inputs(write, params, batch, frame, start)
             advance(stop - start)
             if stop % segment == 0 and stop < n:
                 write.close()
@@ -170,12 +172,16 @@ class StepCapture:
         if self.job.config.parameters.sample_norms:
             write.rows("samples/gradient_norm", np.asarray(self.norms(params, batch)), start)
 
-    def take_inputs(self, write: "_StepWriter", batch: Batch, frame: Frame, start: int) -> None:
-        """Inputs and their gradients of one batch."""
-        for name in self.job.tensors().inputs:
-            if write.has(f"inputs/{name}/full/value"):
-                write.rows(f"inputs/{name}/full/value", batch[name], start)
-                write.rows(f"inputs/{name}/full/gradient", np.asarray(frame.input_gradients[name]), start)
+    def take_inputs(self, write: "_StepWriter", params: Any, batch: Batch, frame: Frame, start: int) -> None:
+        """Inputs of one batch, their gradients, and the further maps of them."""
+        held = [name for name in self.job.tensors().inputs if write.has(f"inputs/{name}/full/value")]
+        maps: dict[str, Any] = {"value": batch, "gradient": frame.input_gradients}
+        if held and self.job.config.inputs.methods:
+            maps |= self.attributions(params, batch, start)
+        for name in held:
+            for kind, values in maps.items():
+                if write.has(f"inputs/{name}/full/{kind}"):
+                    write.rows(f"inputs/{name}/full/{kind}", np.asarray(values[name]), start)
 
     def take_parameters(self, write: "_StepWriter", before: Any, params: Any, gradient_sum: Any) -> None:
         """The parameters of one step."""

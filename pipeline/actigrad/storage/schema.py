@@ -197,7 +197,8 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
         groups[site_group(plan.site.path)] = _site_attrs(plan.site, len(groups), min(n, config.data.batch_size))
         _add_site(arrays, plan, config, n)
     if config.inputs.keep == "full":
-        for name, (shape, has_gradient) in tensors.inputs.items():
+        for index, (name, (shape, has_gradient)) in enumerate(tensors.inputs.items()):
+            groups[f"inputs/{name}"] = {"index": index}
             _add_input(arrays, f"inputs/{name}/full", shape, config, n, has_gradient)
     if config.parameters.keep != "none":
         for path, shape in tensors.parameters.items():
@@ -209,7 +210,9 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
 def _row_bytes(plans: Sequence[Plan], tensors: "Tensors", config: Config) -> tuple[int, int]:
     """Bytes of one sample at one step: what is stored of it, and what is captured of it."""
     full = sum(4 * math.prod(plan.site.sample_shape) * len(plan.full) for plan in plans)
-    inputs = sum(8 * math.prod(shape) for shape, _ in tensors.inputs.values()) if config.inputs.keep == "full" else 0
+    arrays = 1 + len(input_maps(config))
+    inputs = sum(4 * math.prod(shape) * (arrays if maps else 1) for shape, maps in tensors.inputs.values())
+    inputs = inputs if config.inputs.keep == "full" else 0
     passing = sum(4 * math.prod(plan.site.sample_shape) * len(plan.summary) for plan in plans)
     return full + inputs, passing + inputs
 
@@ -219,7 +222,8 @@ class Tensors:
     """The tensors of a run beside its sites: shapes by name.
 
     Attributes:
-        inputs: for each floating array of the batch, its shape for one sample and whether it has a gradient.
+        inputs: for each array of numbers of the batch that is more than one a sample, its shape for one sample and
+            whether it has a gradient: floating ones have, tokens have not.
         parameters: the shape of each floating parameter by path.
         predicts: whether the loss also returns `prediction`.
     """
@@ -355,12 +359,29 @@ def _add_input(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Conf
     named: dict[int, tuple[str, ...]] = {0: (), 1: ("position",), 2: ("y", "x")}
     names = named.get(between, tuple(f"d{i + 1}" for i in range(between)))
     sizes = dict(zip(("sample", *names, "neuron")[: len(shape) + 1], from_shape.shape, strict=True))
+    if not has_gradient and len(shape) == 1:
+        sizes = {"sample": n, "position": shape[0]}  # tokens
     rows = block_rows(arrays.segment, config.data.batch_size, 4 * math.prod(shape), config.store.chunk_bytes)
-    attrs = {"long_name": "input of the model", "units": "1"}
-    arrays.add(f"{group}/value", sizes, step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs)
-    if has_gradient:
-        attrs = {"long_name": _gradient_of("input", config), "units": "1"}
-        arrays.add(f"{group}/gradient", sizes, step=config.steps[-1:], chunks={"sample": rows}, attrs=attrs)
+    add = lambda name, long_name, dtype: arrays.add(
+        f"{group}/{name}", sizes, step=config.steps[-1:], chunks={"sample": rows}, dtype=dtype,
+        attrs={"long_name": long_name, "units": "1"},
+    )  # fmt: skip
+    add("value", "input of the model", "float32" if has_gradient else "int32")
+    for name, long_name in input_maps(config).items() if has_gradient else ():
+        add(name, long_name, "float32")
+
+
+def input_maps(config: Config) -> dict[str, str]:
+    """What is kept of an input beside its value: long names by name."""
+    gradient = _gradient_of("input", config)
+    maps = {"gradient": gradient}
+    if "integrated" in config.inputs.methods:
+        maps["integrated_gradient"] = f"input times the mean {gradient}, on the line from zero (integrated gradients)"
+    if "smoothed" in config.inputs.methods:
+        maps["smoothed_gradient"] = f"mean {gradient}, over noisy copies (SmoothGrad)"
+    if "randomised" in config.inputs.methods:
+        maps |= {f"{name}_randomised": f"{long}, under randomised weights" for name, long in maps.items()}
+    return maps
 
 
 def _add_parameter(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Config) -> None:

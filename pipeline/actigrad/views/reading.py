@@ -1,25 +1,37 @@
-"""Reading: what every view asks of a store, with errors that name the nearest; and what all pictures share."""
+"""Reading: what every view asks of a store, with errors that name the nearest."""
 
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import xarray
 
-from actigrad.errors import ViewError, nearest
+from actigrad.errors import ViewError, did_you_mean
 from actigrad.metrics import METRICS
-from actigrad.sites import Site
+from actigrad.pictures.palette import Scale, make_scale
+from actigrad.sites import Site, choose
 from actigrad.storage.places import Where
 from actigrad.storage.schema import site_group
 from actigrad.storage.store import open_store, read_samples, read_sites
+from actigrad.views.places import Place, find_place, loops_of, places_of
+from actigrad.views.style import FONTS, WIDTH
 
 Store = xarray.DataTree | Where
-WIDTH = 920
-FONTS = {"title": "11pt", "labels": "10pt", "xticks": "9pt", "yticks": "9pt"}
+QUANTITIES = ("activation", "gradient")
 
 
 def open_tree(store: Store) -> xarray.DataTree:
     """The store itself, opened if it is a path."""
     return store if isinstance(store, xarray.DataTree) else open_store(store)
+
+
+def require(name: str, value: Any, known: Collection[Any], also: str = "") -> Any:
+    """The value, if it is known; an error that names the argument and the nearest otherwise."""
+    if value not in known:
+        near = did_you_mean(str(value), map(str, known))
+        shown = ", ".join(map(str, known))
+        raise ViewError(f"{name} is {value!r}; expected one of {shown}{also}." + f" {near.capitalize()}" * bool(near))
+    return value
 
 
 def describe_quantity(tree: xarray.DataTree, quantity: str) -> str:
@@ -29,11 +41,18 @@ def describe_quantity(tree: xarray.DataTree, quantity: str) -> str:
 
 def find_site(tree: xarray.DataTree, path: str) -> Site:
     """The site of that path, or an error with the nearest."""
-    sites = {site.path: site for site in read_sites(tree)}
-    if path not in sites:
-        near = ", ".join(nearest(path, sites) or list(sites)[:8])
-        raise ViewError(f"the store has no site {path!r}. The nearest: {near}.")
-    return sites[path]
+    return find_place(read_sites(tree), path).site
+
+
+def read_place(tree: xarray.DataTree, name: str) -> Place:
+    """A site by its path, or one of its iterations: `blocks/attention[3]`."""
+    return find_place(read_sites(tree), name)
+
+
+def read_places(tree: xarray.DataTree, quantity: str | None = None, sites: str | Sequence[str] = "**"):
+    """All places in forward order; of the sites that match, and whose summaries hold the quantity."""
+    chosen = choose(read_sites(tree), sites)
+    return places_of(site for site in chosen if quantity is None or quantity in find_summary(tree, site))
 
 
 def find_group(tree: xarray.DataTree, path: str) -> Any:
@@ -49,16 +68,54 @@ def find_summary(tree: xarray.DataTree, site: Site) -> Any:
     return find_group(tree, f"{site_group(site.path)}/summary")
 
 
-def read_metric(tree: xarray.DataTree, site: Site, quantity: str, metric: str) -> np.ndarray:
+def read_metric(tree: xarray.DataTree, site: Site, quantity: str, reduction: str) -> np.ndarray:
     """(step, …, neuron) of one statistic."""
-    if metric not in METRICS:
-        raise ViewError(f"there is no metric {metric!r}; a store has {', '.join(METRICS)}.")
+    require("reduction", reduction, METRICS)
+    return read_summary(tree, site, quantity)[:, METRICS.index(reduction)]
+
+
+def read_summary(tree: xarray.DataTree, site: Site, quantity: str) -> np.ndarray:
+    """(step, metric, …, neuron) of all statistics."""
+    require("quantity", quantity, QUANTITIES)
     group = find_summary(tree, site)
     if quantity not in group:
         raise ViewError(
             f"site {site.path!r} has no {quantity} in this store; {site.missing or 'the config did not ask for it'}."
         )
-    return group[quantity].isel(metric=METRICS.index(metric)).values
+    return group[quantity].values
+
+
+def summaries(tree: xarray.DataTree, places: Iterable[Place], quantity: str) -> list[np.ndarray]:
+    """(step, metric, neuron) of each place; each site is read once."""
+    read: dict[str, np.ndarray] = {}
+    for place in places:
+        if place.site.path not in read:
+            read[place.site.path] = read_summary(tree, place.site, quantity)
+    return [read[place.site.path][(slice(None), slice(None), *place.at)] for place in places]
+
+
+def neuron_rows(values: np.ndarray, place: Place) -> np.ndarray:
+    """(step, neuron) of (step, …, neuron): one iteration of a loop, or the neurons of all of them one after another."""
+    values = values[(slice(None), *place.at)]
+    return values.reshape(values.shape[0], -1)
+
+
+def neuron_ids(place: Place) -> dict[str, np.ndarray]:
+    """Which neuron, and of which layer, stands at each place of `neuron_rows`."""
+    loops = () if place.at else loops_of(place.site)
+    index = np.indices((*loops, count_neurons(place.site))).reshape(len(loops) + 1, -1)
+    names = ["layer", *(f"layer{i}" for i in range(2, len(loops) + 1))][: len(loops)]
+    return {"neuron": index[-1]} | dict(zip(names, index[:-1], strict=True))
+
+
+def read_scale(tree: xarray.DataTree, site: Site, quantity: str, index: int) -> Scale:
+    """The colours of a quantity of a site at the step of that position: those of the run, not of what is seen."""
+    group = find_summary(tree, site)
+    counts = group[f"{quantity}_histogram"].isel(step=index).values
+    zeros = group[f"{quantity}_special"].isel(step=index, special=0).values
+    counts = counts.reshape(-1, counts.shape[-1]).sum(0)
+    extremes = read_metric(tree, site, quantity, "extreme")[index].ravel()
+    return make_scale(counts, int(zeros.sum()), group["bin_left"].values, group["bin_right"].values, extremes)
 
 
 def find_step(tree: xarray.DataTree, step: int | None) -> int:
@@ -71,9 +128,30 @@ def find_step(tree: xarray.DataTree, step: int | None) -> int:
     return steps.index(step)
 
 
+def read_full(tree: xarray.DataTree, place: Place, quantity: str, step: int | None) -> xarray.DataArray:
+    """What was kept whole of a place at a step, lazily: (sample, …, neuron), at all iterations if it names none.
+
+    Raises:
+        ViewError: when the site was not kept whole, or not at that step.
+    """
+    require("quantity", quantity, QUANTITIES)
+    group = find_group(tree, f"{site_group(place.site.path)}/full")
+    if quantity not in group:
+        raise ViewError(f"the {quantity} of site {place.site.path!r} was not kept whole; capture it with keep: full.")
+    kept = group["step"].values.tolist()
+    shown = int(read_samples(tree)["step"].values[find_step(tree, step)])
+    if shown not in kept:
+        raise ViewError(f"site {place.site.path!r} was kept whole at steps {kept}, not at {shown}.")
+    loops = [dim for dim in place.site.dims if dim.startswith(("layer", "shard"))]
+    return group[quantity].isel(step=kept.index(shown), **dict(zip(loops, place.at, strict=False)))
+
+
 def describe_shape(site: Site) -> str:
-    """`Conv 8×8×32`."""
-    return f"{site.kind} {'×'.join(map(str, site.sample_shape)) or 'scalar'}".strip()
+    """`Conv 8×8×32`; the axes of loops are left out."""
+    sizes = [
+        s for s, dim in zip(site.shape, site.dims, strict=True) if not dim.startswith(("sample", "layer", "shard"))
+    ]
+    return f"{site.kind} {'×'.join(map(str, sizes)) or 'scalar'}".strip()
 
 
 def count_neurons(site: Site) -> int:
@@ -82,5 +160,5 @@ def count_neurons(site: Site) -> int:
 
 
 def frame(height: int) -> dict[str, Any]:
-    """What all pictures share."""
+    """What all pictures of Bokeh share."""
     return {"width": WIDTH, "height": height, "fontsize": FONTS, "toolbar": "above"}

@@ -1,0 +1,46 @@
+"""Overview and flow: medians, quantiles and layers equal the store."""
+
+import holoviews as hv
+import numpy as np
+import pytest
+
+from actigrad import views
+from actigrad.metrics import METRICS
+from actigrad.storage.store import open_store, read_sites
+from actigrad.views.reading import find_summary
+
+
+@pytest.fixture(scope="module")
+def store(digits_store):
+    return open_store(digits_store)
+
+
+@pytest.fixture(scope="module")
+def decoder(decoder_store):
+    return open_store(decoder_store)
+
+
+def test_the_overview_has_a_row_a_site_in_forward_order_and_a_column_a_step(store):
+    view = views.overview(store)
+    assert list(dict.fromkeys(view.dimension_values("site"))) == [site.path for site in read_sites(store)]
+    assert list(dict.fromkeys(view.dimension_values("step"))) == ["2", "4"]
+    rms = store["sites/pool1/summary"]["activation"].values[1, METRICS.index("rms")]
+    row = view.select(site="pool1", step="4")
+    np.testing.assert_allclose(row.dimension_values("value"), np.median(rms), rtol=1e-6)
+
+
+def test_the_flow_is_the_quantiles_of_the_neurons_that_have_any_and_counts_the_others(store):
+    view = views.flow(store, quantity="activation", step=2)
+    line, dots = (
+        next(one for one in view if type(one) is kind) for kind in (hv.Curve, hv.Points)
+    )  # an Area is a Curve
+    for i, site in enumerate(read_sites(store)):
+        rms = find_summary(store, site)["activation"].values[0, METRICS.index("rms")]
+        middle = np.median(np.log10(rms[rms > 0]))
+        np.testing.assert_allclose(line.dimension_values(1)[i], middle, rtol=1e-5)
+        assert (dots.dimension_values("neurons")[i], dots.dimension_values("zeros")[i]) == (rms.size, (rms == 0).sum())
+
+
+def test_the_overview_is_in_decades(store):
+    view = views.overview(store)
+    np.testing.assert_allclose(view.dimension_values("shown"), np.log10(view.dimension_values("value")), rtol=1e-6)
