@@ -66,6 +66,8 @@ def test_what_is_not_there_is_told(ask, told, decoder):
         ask(decoder)
 
 
-def test_weights_that_were_not_kept_whole_are_told_with_the_cure(digits_store):
+def test_weights_that_were_not_kept_whole_are_told_with_the_cure(decoder):
+    tree = decoder.copy()
+    del tree["parameters/head/kernel/full"]
     with pytest.raises(ViewError, match="keep: full"):
-        views.weights(digits_store, "head/hidden")
+        views.weights(tree, "head")

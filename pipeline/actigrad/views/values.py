@@ -166,4 +166,4 @@ def _bin_ticks(left: np.ndarray, kept: np.ndarray, middle: int) -> list[tuple[fl
     every = max(1, -(-len(marks) // 12))
     zero = int(np.flatnonzero(kept == middle)[0])
     apart = [mark for mark in marks[::every] if abs(mark[0] - zero) > 1]
-    return [*apart, (zero, "0")]
+    return [*apart, (float(zero), "0")]
