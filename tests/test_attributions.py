@@ -12,6 +12,7 @@ from actigrad.config.records import Config
 from actigrad.runs.attributions import make_attributions, shuffle
 from actigrad.runs.job import Job
 from actigrad.sites import Work
+from actigrad.sources import open_source
 from actigrad.storage.store import open_store
 
 
@@ -30,7 +31,8 @@ def test_the_maps_are_those_of_the_functions_and_the_controls_those_of_shuffled_
     random = np.random.default_rng(0)
     params = {"w": random.normal(size=5).astype(np.float32)}
     batch = {"x": random.normal(size=(4, 5)).astype(np.float32)}
-    job = Job(config, loss, loss, params, batch, np.arange(4), None, (), Work(), False, True)
+    source = open_source(lambda: batch, key="data.factory", samples=None, batch_size=4)
+    job = Job(config, loss, loss, params, source, np.arange(4), None, (), Work(), False, True)
     maps = make_attributions(job)(params, batch, 0)
     integrated = actigrad.integrated_gradients(loss)
     np.testing.assert_allclose(maps["integrated_gradient"]["x"], integrated(params, batch)["x"], rtol=1e-5)

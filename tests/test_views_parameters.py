@@ -68,6 +68,6 @@ def test_what_is_not_there_is_told(ask, told, decoder):
 
 def test_weights_that_were_not_kept_whole_are_told_with_the_cure(decoder):
     tree = decoder.copy()
-    del tree["parameters/head/kernel/full"]
+    del tree["parameters/head/kernel"]["full"]
     with pytest.raises(ViewError, match="keep: full"):
         views.weights(tree, "head")

@@ -48,7 +48,7 @@ def test_layers_are_counted_together_or_one_alone(decoder):
     for name, expected in (("blocks/perceptron/gelu", stored.sum()), ("blocks/perceptron/gelu[1]", stored[1])):
         counts = np.nansum(layer(image_of(views.distribution(decoder, name)), "count"))
         zeros = decoder["sites/blocks/perceptron/gelu/summary"]["activation_special"].values[..., 0].sum()
-        assert counts == pytest.approx(expected, abs=zeros)
+        assert counts == pytest.approx(expected, abs=int(zeros))
 
 
 def test_values_that_are_not_finite_have_loud_rows_of_their_own(store):

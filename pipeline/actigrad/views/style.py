@@ -7,6 +7,7 @@ element carries both sets, so the same object is shown by `hv.extension("bokeh")
 by `save`.
 """
 
+import html
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 import holoviews as hv
 import holoviews.plotting.bokeh
 import holoviews.plotting.mpl
-from bokeh.embed import file_html
-from bokeh.resources import INLINE
+from bokeh.embed import components
+from bokeh.resources import Resources
 
 from actigrad.errors import ViewError
 
@@ -30,6 +31,10 @@ LABEL = 44
 DOTS = 96
 """Pixels an inch: a picture has the same proportions in both backends."""
 IMAGES = {".png", ".svg", ".pdf"}
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><script>{bokeh}</script></head>
+<body>{div}{script}</body></html>
+"""
 _BOKEH_ALONE = {"tools", "toolbar", "border", "line_alpha", "hover_tooltips", "shared_axes"}
 _NAMES = {
     "line_width": "linewidth", "fill_alpha": "alpha", "text_align": "horizontalalignment", "text_color": "color",
@@ -123,7 +128,11 @@ def save(view: Any, path: str | Path) -> Path:
         raise ViewError(f"{path} ends in {path.suffix!r}; a view is saved as .html, {', '.join(sorted(IMAGES))}.")
     view = view.map(lambda live: live[()], [hv.DynamicMap])  # as it is now: a file has nobody to ask for more
     if path.suffix == ".html":
-        path.write_text(file_html(hv.render(view, backend="bokeh"), INLINE, path.stem), encoding="utf-8")
+        # Not `file_html`: once Panel is imported, that links to files of Panel's server.
+        script, div = components(hv.render(view, backend="bokeh"))
+        bokeh = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+        page = PAGE.format(title=html.escape(path.stem), bokeh=bokeh, div=div, script=script)
+        path.write_text(page, encoding="utf-8")
     else:
         hv.render(view, backend="matplotlib").savefig(path, bbox_inches="tight", pad_inches=0.1, dpi=2 * DOTS)
     return path
