@@ -228,7 +228,7 @@ def test_info_and_report_read_a_store(digits_store, tmp_path, call):
 
 def test_a_report_stands_beside_its_store_unless_told_otherwise(digits_store, tmp_path, call, monkeypatch):
     written = []
-    monkeypatch.setattr("actigrad.report.write_report", lambda store, path, progress: written.append(path) or path)
+    monkeypatch.setattr("actigrad.report.write_report", lambda store, path, **_: written.append(path) or path)
     assert call("report", tmp_path / "deep/run.zarr")[0] == 0
     assert written == [tmp_path / "deep/report.html"]
 

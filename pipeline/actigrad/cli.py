@@ -158,13 +158,28 @@ def repair(store: StorePath) -> None:
 @app.command()
 def report(
     store: StorePath,
-    output: Annotated[Path | None, typer.Option(help="The HTML file; report.html beside the store by default.")] = None,
+    other: Annotated[str | None, typer.Argument(metavar="[STORE]", help="Another run, to compare with.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where; beside the store by default.")] = None,
+    steps: Annotated[tuple[int, int] | None, typer.Option(metavar="A B", help="Compare two recorded steps.")] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="The pictures for a paper: a PDF, a picture a page.")] = False,
+    kind: Annotated[str | None, typer.Option("--format", metavar="png|svg", help="The same as a folder.")] = None,
+    width: Annotated[str, typer.Option(help="Of a picture for a paper: 85mm, 17cm or 3.3in.")] = "170mm",
 ) -> None:
-    """Write the report of a store: one HTML file that opens offline."""
+    """Write the report of a store, or of what differs between two: one HTML file, or pictures for a paper."""
+    if pdf and kind:
+        raise typer.BadParameter("--pdf and --format exclude each other")
+    from actigrad import report as reports
     from actigrad.progress import Bars
 
+    kind, asked = "pdf" if pdf else kind, {"other": other, "steps": steps}
+    name = {None: "report.html", "pdf": "report.pdf"}.get(kind, "figures")
+    path = output or _beside(store, name)
     with _stoppable("No report was written."), Bars() as bars:
-        written = _write_report(store, output or _beside(store), bars)
+        if kind:
+            size = reports.read_width(width)
+            written = reports.write_figures(store, path, kind, width=size, **asked, progress=bars)
+        else:
+            written = reports.write_report(store, path, **asked, progress=bars)
     print(f"report  {written}")
 
 
@@ -253,9 +268,9 @@ def _stoppable(state: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _beside(store: str) -> Path:
+def _beside(store: str, name: str) -> Path:
     """Where a report goes when nobody says; for a URL, where the command runs."""
-    return Path("report.html") if "://" in store else Path(store).parent / "report.html"
+    return Path(name) if "://" in store else Path(store).parent / name
 
 
 def _write_levels(store: Any, orders: Sequence[str], seed: int) -> int:

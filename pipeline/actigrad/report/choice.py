@@ -1,0 +1,32 @@
+"""Choice: which sites matter, by a rule that the page tells."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from actigrad.findings import Finding, Measures, Record
+
+SITES = 8
+RULE = (
+    "Shown are {shown} of {all} sites: those with findings, the gravest first, then those whose activation or gradient "
+    "changed its size most between the first and the last recorded step. The others are in the table below."
+)
+
+
+def choose_sites(record: Record, findings: Sequence[Finding]) -> list[Measures]:
+    """The sites to show, at most `SITES`, the one that matters most first."""
+    rank: dict[str, int] = {}
+    for place, finding in enumerate(findings):
+        rank.setdefault(finding.site, place)
+    key = lambda site: (rank.get(site.path, len(findings)), -change_of(site))
+    return sorted(record.sites, key=key)[:SITES]
+
+
+def change_of(site: Measures) -> float:
+    """By how many decades the rms of the activation or of the gradient changed, whichever did more; 0 if unknown."""
+    decades = [0.0]
+    for numbers in site.numbers.values():
+        first, last = numbers.rms[0], numbers.rms[-1]
+        if np.isfinite([first, last]).all() and first > 0 and last > 0:
+            decades.append(float(abs(np.log10(last / first))))
+    return max(decades)
