@@ -64,7 +64,7 @@ views.structure(store)
 # ## `heatmap`: which neurons, when, for what?
 
 # %%
-views.heatmap(store, "head/relu", neurons="score")
+views.heatmap(store, "head/relu", order="score")
 
 # %% [markdown]
 # ## `feature_maps`: what does a convolution see?

@@ -20,7 +20,8 @@ from dask.base import compute
 
 from actigrad.errors import StoreError, ViewError
 from actigrad.metrics import METRICS
-from actigrad.pictures.matrices import Source, build, is_large, read_group, reorder, sample_source, step_source
+from actigrad.pictures.levels import Source
+from actigrad.pictures.matrices import build, is_large, read_group, reorder, sample_source, step_source
 from actigrad.pictures.order import (
     find_silent,
     is_permutation,

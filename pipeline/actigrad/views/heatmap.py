@@ -1,6 +1,5 @@
 """One site's neurons by sample, step or position, as a zoomable matrix (`heatmap`)."""
 
-import textwrap
 from typing import Any
 
 import holoviews as hv
@@ -17,7 +16,6 @@ from actigrad.pictures.raster import Aggregate, rasterise
 from actigrad.sites import Site
 from actigrad.storage.store import read_samples
 from actigrad.views.reading import (
-    WIDTH,
     Store,
     describe_quantity,
     find_site,
@@ -27,9 +25,8 @@ from actigrad.views.reading import (
     open_tree,
     read_metric,
 )
+from actigrad.views.style import WIDTH, wrap
 
-LINE = 94
-"""Characters of a title's line."""
 DOTS = 72
 """HoloViews' own pixels an inch with Matplotlib: so a picture has pixels for all cells, and none is left out."""
 REDUCTIONS = {
@@ -91,8 +88,7 @@ def heatmap(
             window = (_whole(sorted(y_range)), _whole(sorted(x_range)))
         ratio = scale or 1
         view = rasterise(shown.matrix, window, (int((height or pixels[0]) * ratio), int((width or pixels[1]) * ratio)))
-        told = f"{_describe_cell(view, reduction, x)}; {ordered}; {colours.text()}"
-        title = "\n".join([what, *textwrap.wrap(told, LINE)])
+        title = wrap([what, f"{_describe_cell(view, reduction, x)}; {ordered}; {colours.text()}"])
         image: Any = _dress(_image(view, known, x, reduction), colours, title, known, x, size[0])
         return image.opts(ylabel=y, backend="bokeh").opts(ylabel=y, backend="matplotlib")
 

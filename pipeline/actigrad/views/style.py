@@ -55,9 +55,8 @@ def dress(element: Any, *, title: Iterable[str] = (), width: int = WIDTH, height
         height: of the whole figure, in pixels; None for a part of another figure.
         options: by Bokeh's names.
     """
-    lines = [part for line in title for part in textwrap.wrap(line, (width - 70) // CHARACTER) or [""]]
-    if lines:
-        options["title"] = "\n".join(lines)
+    if text := wrap(title, width):
+        options["title"] = text
     bokeh, other = dict(options), _translate(element, options)
     if height:
         bokeh = {"width": width, "height": height, "fontsize": FONTS, "toolbar": "above"} | bokeh
@@ -68,6 +67,11 @@ def dress(element: Any, *, title: Iterable[str] = (), width: int = WIDTH, height
             "fontsize": sizes,
         } | other
     return element.opts(**bokeh, backend="bokeh").opts(**other, backend="matplotlib")
+
+
+def wrap(title: Iterable[str], width: int = WIDTH) -> str:
+    """The lines of a title, the long ones wrapped for a figure so many pixels wide."""
+    return "\n".join(part for line in title for part in textwrap.wrap(line, (width - 70) // CHARACTER) or [""])
 
 
 def _translate(element: Any, options: dict[str, Any]) -> dict[str, Any]:
