@@ -1,16 +1,24 @@
 """The heatmap: what is drawn and what hover tells equal the store."""
 
 import inspect
+import json
+import re
 
 import holoviews as hv
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.ndimage
+from bokeh.document import Document
+from bokeh.models import ColumnDataSource
+from dask.config import set as configured
+from dask.local import get_sync
+from matplotlib.colors import to_rgb
 
 from actigrad import views
 from actigrad.errors import ViewError
 from actigrad.metrics import METRICS
+from actigrad.pictures import matrices
 from actigrad.pictures.palette import NOT_FINITE, Scale
 from actigrad.pictures.raster import rasterise
 from actigrad.storage.store import open_store
@@ -126,13 +134,72 @@ def test_every_lone_value_of_a_large_matrix_is_in_the_png(tmp_path):
     values = np.zeros((30_000, 5800), np.float32)
     rows, columns = 200 + random.permutation(40) * 740 + random.integers(0, 99, 40), 60 + random.permutation(40) * 140
     values[rows, columns] = random.choice([-1, 1], 40)
+    values[15_000, 30] = np.inf
     view = rasterise(values, None, inspect.signature(views.heatmap).parameters["pixels"].default)
     image = _image(view, {"sample": None}, "sample", "extreme")
     drawn = _dress(image, Scale(-1.0, 1.0, ["#0000ff", "#ffffff", "#ff0000"], 0.0), "spikes", {}, "sample", len(values))
     hv.save(drawn.opts(colorbar=False, backend="matplotlib"), tmp_path / "spikes.png", backend="matplotlib")
     red, green, blue, _ = np.moveaxis(plt.imread(tmp_path / "spikes.png"), 2, 0)
     found = [scipy.ndimage.label((part > 0.9) & (green < 0.1), np.ones((3, 3)))[1] for part in (red, blue)]
-    assert found == [(values > 0).sum(), (values < 0).sum()]
+    assert found == [(values == 1).sum(), (values == -1).sum()]
+    loud = np.isclose(np.stack([red, green, blue], -1), to_rgb(NOT_FINITE), atol=0.01).all(-1)
+    assert scipy.ndimage.label(loud)[1] == 1
+
+
+def test_a_saved_page_holds_what_hover_tells_and_it_is_in_the_store_in_any_order(store, tmp_path):
+    view = views.heatmap(store, "head/hidden", order="selectivity", dynamic=False, pixels=(7, 9))
+    hv.save(view, tmp_path / "heatmap.html", backend="bokeh")
+    scripts = re.findall(
+        r"<script type=.application/json.[^>]*>(.*?)</script>", (tmp_path / "heatmap.html").read_text(), re.S
+    )
+    (page,) = [json.loads(one) for one in scripts if '"roots"' in one]
+    document = Document.from_json(next(iter(page.values())))
+    (data,) = [one.data for one in document.select({"type": ColumnDataSource}) if "its_neuron" in one.data]
+    stored = store["sites/head/hidden/full"]["activation"].values[0]
+    neuron, sample, label, value = (data[name][0] for name in ("its_neuron", "its_sample", "its_label", "image"))
+    np.testing.assert_array_equal(value, stored[sample, neuron])
+    np.testing.assert_array_equal(label, store["samples"]["label"].values[sample])
+
+
+def test_panels_of_one_step_have_one_scale_whatever_their_order_window_and_size(store):
+    limits = {
+        hv.Store.lookup_options("bokeh", image_of(view), "plot").kwargs["clim"]
+        for view in (
+            views.heatmap(store, "head/hidden", dynamic=False),
+            views.heatmap(store, "head/hidden", order="score", samples="natural", dynamic=False, pixels=(3, 5)),
+            views.heatmap(store, "head/hidden", step=4, reduction="mean", dynamic=False),
+        )
+    }
+    assert len(limits) == 1
+
+
+def test_an_event_of_a_live_heatmap_is_one_compute_and_gives_no_more_cells_than_pixels(store, monkeypatch):
+    monkeypatch.setattr(matrices, "SMALL", 10)
+    live = views.heatmap(store, "head/hidden", order="score", samples="natural")
+    picture = live.traverse(lambda one: one, [hv.DynamicMap])[0]
+    range_, size = picture.streams
+    computed = []
+
+    def scheduler(graph, keys, **options):
+        computed.append(keys)
+        return get_sync(graph, keys, **options)
+
+    with configured(scheduler=scheduler):
+        for ratio in (1.0, 2.0):
+            size.event(width=6, height=4, scale=ratio)
+            range_.event(x_range=(3.2, 50.1), y_range=(-0.5, 15.5))
+            computed.clear()
+            shape = image_of(picture[()]).dimension_values("value", flat=False).shape
+            assert len(computed) == 1
+            assert shape[0] <= 4 * ratio
+            assert shape[1] <= 6 * ratio
+
+
+def test_places_are_exact_beyond_what_a_float32_counts():
+    values = np.broadcast_to(np.float32(1), (2**26, 3))
+    image = _image(rasterise(values, ((2**26 - 5, 2**26), (0, 3)), (50, 50)), {"sample": None}, "sample", "extreme")
+    assert image.dimension_values("neuron", expanded=False).tolist() == [float(i) for i in range(2**26 - 5, 2**26)]
+    assert ids(image, "neuron")[:, 0].tolist() == list(range(2**26 - 5, 2**26))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The raster is true: the element under a pixel is the one that the pixel says."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,7 +100,7 @@ def test_panning_by_a_pixel_and_back_gives_the_same_picture():
     np.testing.assert_array_equal(moved.extreme[: shared.shape[0], : shared.shape[1]], shared)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int32", "bool"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int32", "bool", ml_dtypes.bfloat16])
 def test_other_dtypes_give_the_picture_of_float32(dtype):
     values = (np.random.default_rng(0).normal(size=(40, 30)) * 3).astype(dtype)
     a, b = rasterise(values, None, (9, 7)), rasterise(values.astype(np.float32), None, (9, 7))

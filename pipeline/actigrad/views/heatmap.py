@@ -82,12 +82,11 @@ def heatmap(
     ordered = f"neurons in {order if named else 'the given'} order"
     y = "neuron" if rows is None else "neurons, by their place in the order"
 
-    def draw(x_range=None, y_range=None, width=None, height=None, scale=None):
+    def draw(x_range=None, y_range=None, width=None, height=None, scale=None):  # the size is scaled already
         window = None
         if x_range and y_range and all(v is not None for v in (*x_range, *y_range)):
             window = (_whole(sorted(y_range)), _whole(sorted(x_range)))
-        ratio = scale or 1
-        view = rasterise(shown.matrix, window, (int((height or pixels[0]) * ratio), int((width or pixels[1]) * ratio)))
+        view = rasterise(shown.matrix, window, (height or pixels[0], width or pixels[1]))
         title = wrap([what, f"{_describe_cell(view, reduction, x)}; {ordered}; {colours.text()}"])
         image: Any = _dress(_image(view, known, x, reduction), colours, title, known, x, size[0])
         return image.opts(ylabel=y, backend="bokeh").opts(ylabel=y, backend="matplotlib")
