@@ -10,7 +10,7 @@ import zarr
 from actigrad import views
 from actigrad.errors import StoreError, ViewError
 from actigrad.metrics import METRICS
-from actigrad.pictures import levels, matrices, tiles
+from actigrad.pictures import levels, matrices, stored, tiles
 from actigrad.pictures.catalogue import find_order, make_order, save_order, write_levels
 from actigrad.pictures.matrices import open_matrix
 from actigrad.pictures.order import find_silent, is_permutation
@@ -173,7 +173,7 @@ def test_levels_that_were_not_finished_are_no_damage_and_are_made_when_asked_for
     for order in before:
         write_levels(own, [order], sites="head/hidden")
     save_order(own, "head/hidden", "mine", np.roll(np.arange(n), 1), how="changed")
-    write, left = levels.write_level, iter(range(2))
+    write, left = stored.write_level, iter(range(2))
 
     def stop(*arguments):
         if next(left, None) is None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from actigrad.pictures import levels, ripmap, tiles
+from actigrad.pictures import levels, ripmap, stored, tiles
 from actigrad.pictures.levels import build_levels, open_levels
 from actigrad.pictures.raster import rasterise
 from actigrad.pictures.ripmap import Source, choose_levels, make_plan
@@ -95,7 +95,7 @@ def test_appending_reads_and_writes_no_more_than_the_last_tiles(monkeypatch):
     lazy = da.from_array(values, chunks=(100, 4)).map_blocks(
         lambda block: read.append(block.shape) or block, meta=values
     )
-    write = levels.write_level
+    write = stored.write_level
     monkeypatch.setattr(
         levels, "write_level", lambda arrays, cells, at: written.append((at, cells)) or write(arrays, cells, at)
     )

@@ -20,7 +20,6 @@ from dask.base import compute
 
 from actigrad.errors import StoreError, ViewError
 from actigrad.metrics import METRICS
-from actigrad.pictures.levels import Source
 from actigrad.pictures.matrices import build, is_large, read_group, reorder, sample_source, step_source
 from actigrad.pictures.order import (
     find_silent,
@@ -30,6 +29,7 @@ from actigrad.pictures.order import (
     selectivity_order,
     silent_last,
 )
+from actigrad.pictures.ripmap import Source
 from actigrad.pictures.similarity import similarity_order
 from actigrad.sites import Site, choose
 from actigrad.storage.create import CODECS, consolidate, forget
