@@ -271,7 +271,7 @@ def test_the_card_tells_the_neuron_that_the_store_holds(sources, stored):
     summary = stored[f"sites/{SITE}/summary"]
     assert told["statistics"][1] == (
         "rms",
-        *(f"{float(summary[q].isel(step=-1, metric=1, neuron=3)):.4g}" for q in ("activation", "gradient")),
+        *(f"{float(summary[q].isel(step=-1, metric=1, neuron=3)):.3g}" for q in ("activation", "gradient")),
     )
     values = stored[f"sites/{SITE}/full"]["activation"].isel(step=-1, neuron=3).values
     assert told["top"][0][0] == int(values.argmax())

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 
@@ -167,7 +168,7 @@ def test_keys_search_steps_sites_theme_and_help(page, server):
     page.keyboard.press("t")
     wait_for_query(page, "theme=dark")
     settle(page, server)
-    assert {session.heatmap.figure.border_fill_color for session in server.sessions} >= {"#1b1f26"}
+    assert "#1b1f26" in {session.heatmap.figure.styles["background"] for session in server.sessions}
     page.keyboard.press("?")
     assert page.locator("dialog").is_visible()
     page.get_by_role("button", name="Close").click()
@@ -302,3 +303,22 @@ def test_eight_viewers_at_once_each_see_their_own(browser, server):
     for page in pages:
         page.goto("about:blank")
         page.close()
+
+
+@pytest.mark.heavy
+def test_memory_is_flat_over_a_thousand_interactions(page, server):
+    process, resident = psutil.Process(), []
+    open_page(page, server, "?site=head/hidden&neuron=1")
+    page.mouse.move(*spot(page, "heatmap", 0.5, 0.5))
+    keys = ["ArrowLeft", "]", "ArrowRight", "["]
+    for i in range(1000):
+        if i % 2:
+            page.mouse.wheel(0, -240 if i % 40 < 20 else 240)
+        else:
+            page.keyboard.press(keys[i // 2 % len(keys)])
+        if i % 50 == 49:
+            settle(page, server)
+            resident.append(process.memory_info().rss)
+    first, last = np.median(resident[5:10]), np.median(resident[-5:])
+    assert last - first <= 20e6, f"{(last - first) / 1e6:.1f} MB more"
+    assert_draws_its_address(page, server)

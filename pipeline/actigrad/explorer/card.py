@@ -147,7 +147,7 @@ def _frame(span: Any, values: list, margin: float) -> None:
 
 def number(value: float) -> str:
     """A number as a person reads it."""
-    return "–" if value is None or not np.isfinite(value) else f"{value:.4g}"
+    return "–" if value is None or not np.isfinite(value) else f"{value:.3g}"
 
 
 def _quartiles(values: np.ndarray) -> np.ndarray:

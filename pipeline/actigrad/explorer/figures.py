@@ -40,7 +40,8 @@ def make_figure(**options: Any) -> Any:
     made.axis.axis_label_text_font_size, made.axis.major_label_text_font_size = "12px", "11px"
     made.axis.axis_label_text_font = made.axis.major_label_text_font = FONT
     made.axis.major_tick_in, made.axis.minor_tick_line_color = 0, None
-    made.outline_line_color = None
+    # The page's own colour shows through: a canvas that is painted anew keeps a seam of the old colour at its edge.
+    made.outline_line_color = made.background_fill_color = made.border_fill_color = None
     return made
 
 
@@ -53,7 +54,6 @@ def paint(made: Any, dark: bool) -> None:
     """Light or dark."""
     inks = INKS[dark]
     made.styles = {"background": inks["card"]}
-    made.background_fill_color = made.border_fill_color = inks["card"]
     made.axis.axis_label_text_color = made.axis.major_label_text_color = inks["soft"]
     made.axis.axis_line_color = made.axis.major_tick_line_color = inks["line"]
     made.grid.grid_line_color = inks["line"]

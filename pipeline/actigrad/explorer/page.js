@@ -331,7 +331,7 @@ export function render({model, el, view}) {
   painted?.properties.data.change.connect(() => requestAnimationFrame(() => setTimeout(() => model.send_msg({painted: true}))));
   model.on("remove", () => document.removeEventListener("keydown", onKey));
   function onPaneless() { ui.flow.classList.toggle("failed", Boolean(model.structure.error)); if (model.structure.error) ui.flow.textContent = model.structure.error; }
-  try { onTold(); onState(); list(); onPane("overview"); onPane("heatmap"); onCard(); theme(); } catch (e) { console.error(e.stack); }
-  setTimeout(() => { list(); reveal(); flowOf(); });
+  onTold(); onState(); list(); onPane("overview"); onPane("heatmap"); onCard(); theme();
+  setTimeout(() => { list(); reveal(); flowOf(); model.send_msg({hello: true}); });
   return app;
 }

@@ -49,7 +49,7 @@ class Session:
             bars_figure=card.bars, sizing_mode="stretch_both",
         )  # fmt: skip
         self.page.on_msg(lambda event: self.hear(event.data))
-        self.dress(dark=False)
+        self.dress(dark=self.wish.theme == "dark")  # a browser that prefers dark says so
         self.heatmap.use("pan")
         self.update()
 
@@ -62,6 +62,8 @@ class Session:
         """What the browser says; anything that it must not say is ignored."""
         if not isinstance(message, dict):
             return
+        if "hello" in message:
+            self._say_again()
         if "painted" in message:
             self.painted.set()
         if isinstance(message.get("dark"), bool):
@@ -74,6 +76,11 @@ class Session:
         if isinstance(message.get("change"), dict):
             values, self.problems = read_fields(message["change"])
             self.change(**values)
+
+    def _say_again(self) -> None:
+        """A page that is there now: what was said while it was loading can have been lost on the way."""
+        for name in ("choices", "told", "state", *(pane.name for pane in self.panes)):
+            setattr(self.page, name, {**getattr(self.page, name), "heard": True})
 
     def change(self, **changes: Any) -> None:
         """Another state."""
