@@ -72,7 +72,7 @@ export function render({model, el, view}) {
   ui.list = h("div", {class: "list", role: "listbox", tabindex: "0", "aria-label": "Sites in forward order", onscroll: () => rows(),
     onkeydown: (e) => { const by = {ArrowDown: 1, ArrowUp: -1}[e.key]; if (by) { e.preventDefault(); e.stopPropagation(); move("site", by); } }}, ui.rows);
   ui.count = h("span", {class: "count"});
-  ui.flow = h("div", {class: "flow"});
+  ui.flow = h("div", {class: "flow", role: "region", "aria-label": "The site and its neighbours", tabindex: "0"});
   const aside = h("aside", {"aria-label": "Structure"},
     h("div", {class: "heads"}, h("h2", {text: "Structure "}, ui.count),
       h("span", {text: "activ.", title: "activation: log10 of the median neuron's rms"}),

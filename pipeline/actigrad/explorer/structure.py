@@ -35,7 +35,7 @@ class Structure:
         ]  # fmt: skip
         palettes = (MAGNITUDE, MAGNITUDE, REDS)
         texts = [_texts(columns[0]), _texts(columns[1]), ["" if np.isnan(v) else f"{v:.0%}" for v in columns[2]]]
-        colours = [_colours(c, p, (0, 1) if p is REDS else None) for c, p in zip(columns, palettes, strict=True)]
+        colours = [_colours(c, p, (0.0, 1.0) if p is REDS else None) for c, p in zip(columns, palettes, strict=True)]
         return {"texts": texts, "colours": colours, "step": view.step}
 
     def show(self, picture: dict[str, Any]) -> dict[str, Any]:
