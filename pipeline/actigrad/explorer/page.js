@@ -229,7 +229,7 @@ export function render({model, el, view}) {
       const cells = [0, 1, 2].map((c) => {
         const colour = (colours[c] || [])[site.i] || "";
         const cell = h("span", {class: colour ? "cell" : "cell empty", text: (texts[c] || [])[site.i] || ""});
-        if (colour) { cell.style.background = colour; cell.style.color = light(colour) ? "#16181d" : "#ffffff"; }
+        if (colour) { cell.style.background = colour; cell.style.color = light(colour) ? "#000000" : "#ffffff"; }
         return cell;
       });
       const name = state.find ? site.path : site.path.slice(cut);
@@ -260,9 +260,11 @@ export function render({model, el, view}) {
     ui.flow.replaceChildren(h("p", {text: `${site.kind} ${site.shape}`.trim()}), links("from ", site.from), links("to ", site.to));
   }
 
+  // Relative luminance of WCAG 2; above 0.179 black has more contrast than white, and the better of both always has 4.5.
   function light(colour) {
-    const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
-    return 0.299 * r + 0.587 * g + 0.114 * b > 140;
+    const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16) / 255)
+      .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179;
   }
 
   // ---- wishes
