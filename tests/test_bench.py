@@ -60,3 +60,26 @@ def test_the_views_benchmark_measures_every_part_within_its_memory(root, tmp_pat
     assert not any("failed" in part for part in parts.values())
     assert parts["look"]["peak memory GB"] < 1
     assert "hvplot takes" in done.stdout
+
+
+def test_the_streaming_benchmark_measures_every_way(root, tmp_path):
+    script, told = root / "scripts/bench/stream.py", tmp_path / "ratios.json"
+    words = ["--quick", "--folder", tmp_path, "--json", told]
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=True)
+    figures = json.loads(told.read_text())
+    assert "loop over its slowest part" in figures
+    for name, (_, median, _) in figures.items():
+        assert median > 0
+        assert f"{name:<32} {median:.2f}" in done.stdout
+
+
+@pytest.mark.heavy
+def test_the_memory_of_a_run_does_not_grow_with_its_samples(root, tmp_path):
+    """What is stored is 8 MB and 160 MB, with at most 4 MiB between two commits."""
+    peaks = []
+    for samples in (4096, 20 * 4096):
+        words = ["--peak", samples, "--segment", 4, "--width", 64, "--depth", 4, "--batch", 256, "--folder", tmp_path]
+        command = [sys.executable, root / "scripts/bench/stream.py", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(float(done.stdout))
+    assert peaks[1] <= 1.1 * peaks[0], peaks

@@ -1,6 +1,7 @@
 """Creating a store: what its template says is what Zarr and xarray find, whatever the sites are called and how many."""
 
 import hashlib
+import time
 
 import numpy as np
 import pytest
@@ -185,8 +186,25 @@ def test_of_a_store_that_is_being_written_what_was_committed_is_shown_and_no_mor
 
 
 @pytest.mark.heavy
-def test_five_thousand_sites_are_created_and_opened_in_minutes_and_hold_together(tmp_path):
-    paths = [f"layer/{hashlib.md5(str(i).encode()).hexdigest()[:4]}{i}" for i in range(5000)]
-    made = template(config(), *paths)
-    create_store(tmp_path / "run.zarr", made, ROOT)
-    assert len(read_sites(open_store(tmp_path / "run.zarr"))) == 5000
+def test_ten_times_the_sites_are_ten_times_the_files_and_opened_in_hardly_more_time_each(tmp_path):
+    files, seconds = [], []
+    for n in (500, 5000):
+        path = tmp_path / f"{n}.zarr"
+        made = template(config(), *(f"layer/{hashlib.md5(str(i).encode()).hexdigest()[:4]}{i}" for i in range(n)))
+        create_store(path, made, ROOT)
+        with Journal(path) as journal, Writer(path, journal) as writer:
+            for spec in made.arrays.values():
+                if spec.path not in made.coords:
+                    values = np.zeros(spec.shape, spec.dtype)
+                    writer.put(spec.path, [(0, size) for size in spec.shape], values)
+            writer.commit(100, 4)
+        finalize_store(path)
+        began = time.perf_counter()
+        tree = open_store(path)
+        seconds.append(time.perf_counter() - began)
+        assert len(read_sites(tree)) == n
+        files.append(sum(file.is_file() for file in path.rglob("*")))
+    print(f"files {files}, seconds to open {seconds}")
+    assert files[1] <= 10 * files[0]
+    assert files[1] <= 5000 * 32
+    assert seconds[1] <= 20 * seconds[0]

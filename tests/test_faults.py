@@ -1,6 +1,8 @@
 """Faults: a run that is stopped, killed or out of room loses nothing, and ends with the bytes of one that was not."""
 
 import contextlib
+import importlib
+import itertools
 import os
 import shutil
 import signal
@@ -9,10 +11,20 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+import actigrad
+from actigrad.config.records import Config
+from actigrad.errors import ConfigError, DataError, StoreError
+from actigrad.runs.job import load
+from actigrad.runs.run import Silent, run
+from actigrad.storage import grid
 from actigrad.storage.journal import Journal, journal_path, read_commits
 from actigrad.storage.store import open_store
+from actigrad.storage.verification import whole_steps
+from actigrad.storage.writer import Writer
 from stores import chunks, wrong_parts
 
 MODEL = """
@@ -115,31 +127,22 @@ def test_ctrl_c_leaves_an_incomplete_store_that_resume_finishes_to_the_same_byte
     assert chunks(folder / "run.zarr") == chunks(whole)
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_bytes(folder, whole):
-    for kill, more in enumerate((0.0, 0.013, 0.031, 0.047)):
-        process = start(folder, "--resume")
-        wait_for(process, folder, committed(folder) + 1 + kill % 2, more)
-        process.kill()
-        process.communicate()
-        if (folder / "run.zarr").exists():
-            assert not open_store(folder / "run.zarr").attrs["complete"]
-    code, text = finish(folder, "--resume")
-    assert code == 0, text
-    assert chunks(folder / "run.zarr") == chunks(whole)
+def kill_often(root, *words):
+    command = [sys.executable, root / "tests/killing.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_a_run_killed_while_it_makes_its_store_can_be_resumed(folder, whole):
-    for more in (0.0, 0.02, 0.05):
-        process = start(folder, "--resume")
-        deadline = time.monotonic() + 120
-        while not (folder / "run.zarr").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(more)
-        process.kill()
-        process.communicate()
-    code, text = finish(folder, "--resume")
-    assert code == 0, text
-    assert chunks(folder / "run.zarr") == chunks(whole)
+def test_a_run_killed_at_25_random_moments_ends_with_the_same_bytes(root):
+    told = kill_often(root, "--kills", "25", "--seed", "4")
+    assert "seed 4" in told
+    assert "25 kills in " in told
+
+
+@pytest.mark.heavy
+def test_a_run_killed_at_200_random_moments_ends_with_the_same_bytes(root):
+    assert "200 kills in " in kill_often(root)
 
 
 @pytest.mark.parametrize("option", ["--resume", "--overwrite"])
@@ -214,3 +217,211 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_committed(folder, who
         code, text = finish(folder, *options, "--resume")
         assert code == 0, text
         assert chunks(disk / "run.zarr") == chunks(whole)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """The model, importable in this process."""
+    (tmp_path / "fault_model.py").write_text(MODEL.replace("time.sleep(0.05)", "pass"))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("fault_model")
+    sys.modules.pop("fault_model")
+
+
+def ready(path, **changes):
+    """A run of two steps, three batches each."""
+    spec = {
+        "model": {"factory": "fault_model:build"},
+        "data": {"factory": "fault_model:load", "batch_size": 4},
+        "loss": "fault_model:loss",
+        "train": {"factory": "fault_model:train", "steps": 2, "record_every": 1},
+        "capture": [{"sites": "**", "keep": "full", "steps": "all"}],
+        "store": {"path": str(path)},
+    }
+    return load(Config.model_validate(spec | changes))
+
+
+STREAM = {"factory": "fault_model:load", "batch_size": 4, "samples": 10}
+"""A stream does not tell its length."""
+
+
+class Interrupting(Silent):
+    """Presses Ctrl-C so often after the first batch."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def advance(self, handle, n=1):
+        if n == 4:
+            for _ in range(self.times):
+                self.times -= 1
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_once_ends_at_the_next_commit_and_twice_at_once(tmp_path, module, monkeypatch, capsys):
+    monkeypatch.setattr(grid, "SEGMENT_BYTES", 1)
+    run(ready(tmp_path / "whole.zarr"))
+    for times, rows in ((1, {1: 4}), (2, {})):
+        path = tmp_path / f"{times}.zarr"
+        with pytest.raises(KeyboardInterrupt):
+            run(ready(path), progress=Interrupting(times))
+        assert "Ctrl-C again stops now" in capsys.readouterr().err
+        assert read_commits(path) == rows
+        assert not open_store(path).attrs["complete"]
+        run(ready(path), resume=True)
+        assert chunks(path) == chunks(tmp_path / "whole.zarr")
+
+
+def test_while_it_trains_one_ctrl_c_stops_a_run_and_what_was_captured_is_kept(tmp_path, module):
+    train = module.train
+
+    def interrupted(*args, **options):
+        for step in train(*args, **options):
+            yield step
+            if step[0] == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    module.train = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run(ready(tmp_path / "run.zarr"))
+    assert read_commits(tmp_path / "run.zarr") == {1: 10}
+
+
+def test_without_its_journal_a_run_goes_on_from_the_steps_that_are_whole(tmp_path, module, monkeypatch, capsys):
+    monkeypatch.setattr(grid, "SEGMENT_BYTES", 1)
+    path, commit = tmp_path / "run.zarr", Writer.commit
+    run(ready(tmp_path / "whole.zarr"))
+
+    def dying(self, step, rows, state=None):
+        commit(self, step, rows, state)
+        if (step, rows) == (2, 4):
+            self.flush()
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "commit", dying)
+        with pytest.raises(RuntimeError):
+            run(ready(path))
+    shutil.rmtree(journal_path(path))
+    with pytest.raises(StoreError, match="differs in its config"):
+        run(ready(path, seed=1), resume=True)
+    damaged = tmp_path / "damaged.zarr"
+    shutil.copytree(path, damaged)
+    assert run(ready(path), resume=True).resumed == 1
+    assert "has no journal; 1 of its 2 steps are whole" in capsys.readouterr().err
+    assert chunks(path) == chunks(tmp_path / "whole.zarr")
+    file = next(file for file in damaged.glob("sites/hidden/full/activation/c/0/**/*") if file.is_file())
+    file.write_bytes(file.read_bytes()[:-1])
+    assert whole_steps(damaged) == set()
+
+
+def test_a_store_that_was_being_replaced_when_the_run_died_is_made_anew(tmp_path, module, monkeypatch):
+    path = tmp_path / "run.zarr"
+    run(ready(path))
+    whole = chunks(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "begin", lambda *args: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError):
+            run(ready(path), overwrite=True)
+    assert run(ready(path), resume=True).resumed == 0
+    assert chunks(path) == whole
+
+
+def test_resuming_in_a_folder_that_is_no_store_leaves_it_alone(tmp_path, module):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/precious").touch()
+    with pytest.raises(StoreError, match="is not an actigrad store; it is left alone"):
+        run(ready(tmp_path / "mine"), resume=True)
+    assert (tmp_path / "mine/precious").exists()
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, module, monkeypatch):
+    run(ready(tmp_path / "whole.zarr"))
+    jumps = itertools.cycle([0.0, 4e9, 1.0, 2e9])
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+    assert run(ready(tmp_path / "run.zarr")).seconds < 600
+    monkeypatch.undo()
+    assert chunks(tmp_path / "run.zarr") == chunks(tmp_path / "whole.zarr")
+
+
+def test_nan_of_the_data_and_of_the_model_are_stored_as_they_are_and_counted(tmp_path, module):
+    x = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    x[4] = np.nan
+    module.load = lambda: {"x": x}
+    module.loss = lambda apply, params, batch: jax.numpy.log(apply(params, batch["x"]).sum(axis=1))  # NaN below zero
+    tree = open_store(run(ready(tmp_path / "run.zarr", train=None)).store)
+    full, summary = tree["sites/hidden/full"], tree["sites/hidden/summary"]
+    params = ready(tmp_path / "run.zarr").params
+    expected = x @ np.asarray(params["hidden"]["kernel"]) + np.asarray(params["hidden"]["bias"])
+    np.testing.assert_allclose(full["activation"].values[0], expected, rtol=1e-5)
+    losses = np.asarray(tree["samples"]["loss"].values[0])
+    assert np.isnan(losses[4])
+    assert 1 < np.isnan(losses).sum() < 10
+    for quantity in ("activation", "gradient"):
+        found = full[quantity].values[0]
+        counted = summary[quantity].sel(metric="nonfinite").values[0]
+        assert counted.tolist() == (~np.isfinite(found)).sum(axis=0).tolist()
+        finite = np.where(np.isfinite(found), found, np.nan)
+        np.testing.assert_allclose(summary[quantity].sel(metric="max").values[0], np.nanmax(finite, axis=0), rtol=1e-5)
+
+
+def test_no_samples_are_told_before_anything_runs(tmp_path, module):
+    module.load = lambda: {"x": np.zeros((0, 3), np.float32)}
+    with pytest.raises(ConfigError, match="found one without samples, expected at least one sample"):
+        ready(tmp_path / "run.zarr")
+    assert not (tmp_path / "run.zarr").exists()
+
+
+def test_a_site_may_be_named_in_any_script(tmp_path, module):
+    name = "слой/層 0/🧠"
+    module.loss = lambda apply, params, batch: actigrad.tap(apply(params, batch["x"]), name).sum(axis=1)
+    tree = open_store(run(ready(tmp_path / "run.zarr", train=None)).store)
+    assert name in tree.attrs["sites"]
+    assert tree[f"sites/{name}/full"]["activation"].shape == (1, 10, 8)
+
+
+def test_a_loader_that_fills_one_buffer_again_and_again_loses_nothing(tmp_path, module):
+    x = module.load()["x"]
+
+    def reused():
+        buffer = np.empty((3, 3), np.float32)
+        for start in range(0, 9, 3):
+            buffer[:] = x[start : start + 3]
+            yield {"x": buffer}
+        yield {"x": x[9:]}
+
+    run(ready(tmp_path / "whole.zarr", train=None))
+    module.load = reused
+    tree = open_store(run(ready(tmp_path / "run.zarr", train=None, data=STREAM)).store)
+    np.testing.assert_array_equal(tree["inputs/x/full"]["value"].values[0], x)
+    assert chunks(tmp_path / "run.zarr") == chunks(tmp_path / "whole.zarr")
+
+
+def test_a_loader_that_raises_in_the_middle_keeps_what_was_committed_and_names_the_batch(tmp_path, module, monkeypatch):
+    monkeypatch.setattr(grid, "SEGMENT_BYTES", 1)
+    x, broken = module.load()["x"], []
+
+    def batches():
+        for start in range(0, 10, 4):
+            if start == 8 and broken:
+                raise RuntimeError("the disk is gone")
+            yield {"x": x[start : start + 4]}
+
+    module.load = batches
+    run(ready(tmp_path / "whole.zarr", train=None, data=STREAM))
+    path, job = tmp_path / "run.zarr", ready(tmp_path / "run.zarr", train=None, data=STREAM)
+    job.fingerprint()
+    broken.append(True)
+    with pytest.raises(DataError, match=r"batch 2 of .* could not be read: RuntimeError: the disk is gone"):
+        run(job)
+    assert read_commits(path) == {0: 8}
+    assert not open_store(path).attrs["complete"]
+    broken.clear()
+    run(ready(path, train=None, data=STREAM), resume=True)
+    assert chunks(path) == chunks(tmp_path / "whole.zarr")
+
+
+def test_a_loader_that_changes_its_dtype_is_told_with_the_batch(tmp_path, module):
+    module.load = lambda: iter([{"x": np.ones((4, 3), np.float32)}, {"x": np.ones((4, 3), np.float64)}])
+    with pytest.raises(DataError, match=r"batch 1 of .*float64"):
+        run(ready(tmp_path / "run.zarr", train=None, data=STREAM | {"samples": 8}))

@@ -66,6 +66,18 @@ def test_beginning_forgets_everything(store):
     assert read_commits(store) == {}
 
 
+def test_a_journal_that_was_being_cleared_when_it_was_killed_is_not_begun(store, monkeypatch):
+    with Journal(store) as one:
+        one.begin(PRINT)
+        one.commit(1, 4)
+        monkeypatch.setattr(type(one.place), "files", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            one.clear()
+        monkeypatch.undo()
+    with Journal(store) as two:
+        assert not two.begun
+
+
 def test_a_second_process_is_refused_while_the_first_holds_it_and_a_dead_one_holds_nothing(store):
     script = f"from actigrad.storage.journal import Journal; kept = Journal({str(store)!r})"
     code = f"{script}; import os, signal; os.kill(os.getpid(), signal.SIGKILL)"

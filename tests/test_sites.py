@@ -36,6 +36,12 @@ def test_a_pattern_chooses_these_sites_in_forward_order(pattern, expected):
     assert tuple(site.path for site in choose(SITES, pattern)) == tuple(expected)
 
 
+@pytest.mark.parametrize("pattern", ["**", "*", "a?b", "{**,none}", "type:*", "re:a\nb"])
+def test_a_name_with_a_line_break_is_matched_as_any_other(pattern):
+    site = Site("a\nb", (8, 4), "float32", ("sample", "neuron"), "My\nkind")
+    assert choose((site,), pattern) == (site,)
+
+
 def test_exclusion_takes_sites_out_again():
     assert [site.path for site in choose(SITES, ["head/*", "conv1"], exclude="**/1*")] == ["conv1", "head/0"]
 

@@ -1,7 +1,6 @@
 """The writer: what it says is on the disk is on the disk."""
 
 import contextlib
-import itertools
 import threading
 
 import numpy as np
@@ -67,26 +66,34 @@ def test_the_last_ragged_chunk_may_be_written(path):
     assert values(path)[0, 8:].tolist() == [1, 1]
 
 
-def failing(monkeypatch, at=0):
-    """Writing a chunk fails, from the given one on."""
-    count = itertools.count()
+def failing(monkeypatch, what=""):
+    """Writing a chunk fails whose name ends so."""
+    write = folder._DurableStore.set_sync
 
     def full(self, key, value):
-        if next(count) >= at:
+        if key.endswith(what):
             raise OSError(28, "No space left on device")
+        write(self, key, value)
 
     monkeypatch.setattr(folder._DurableStore, "set_sync", full)
 
 
+def held(monkeypatch):
+    """Chunks are written when the event is set."""
+    gate, write = threading.Event(), folder._DurableStore.set_sync
+    monkeypatch.setattr(folder._DurableStore, "set_sync", lambda *args: (gate.wait(30), write(*args)))
+    return gate
+
+
 def test_a_write_that_fails_in_a_thread_is_told_and_neither_it_nor_what_follows_is_journaled(path, monkeypatch):
-    failing(monkeypatch, at=1)
-    monkeypatch.setattr(writer, "THREADS", 1)
+    failing(monkeypatch, "c/0/1")
     with Journal(path) as opened:
         one = Writer(path, opened)
-        for start in (0, 4):
-            one.put("group/values", [(0, 1), (start, start + 4)], np.zeros((1, 4), np.float32))
-            one.commit(0, start + 4)
-        with pytest.raises(StoreError, match=r"No space left on device.*--resume"):
+        one.put("group/values", [(0, 1), (0, 4)], np.zeros((1, 4), np.float32))
+        one.commit(0, 4)
+        one.put("group/values", [(0, 1), (4, 8)], np.zeros((1, 4), np.float32))
+        told = r"writing group/values \[0:1, 4:8\] to .*No space left on device.*--resume"
+        with pytest.raises(StoreError, match=told):
             one.flush()
         with pytest.raises(StoreError, match="No space left"):
             one.commit(1, 4)
@@ -106,22 +113,20 @@ def test_a_failure_is_told_at_the_end_at_the_latest_and_hides_no_other_error(pat
 
 
 def test_commits_are_journaled_in_order_and_only_after_their_blocks(path, monkeypatch):
-    gate, write = threading.Event(), folder._DurableStore.set_sync
-    monkeypatch.setattr(folder._DurableStore, "set_sync", lambda *args: (gate.wait(30), write(*args)))
+    gate = held(monkeypatch)
     with writing(path) as one:
         one.put("group/values", [(0, 1), (0, 4)], np.zeros((1, 4), np.float32))
         one.commit(0, 4)
-        one.commit(1, 0)
         assert read_commits(path) == {}
         gate.set()
+        one.commit(1, 0)
         one.flush()
         assert read_commits(path) == {0: 4, 1: 0}
 
 
 def test_the_queue_is_bounded_in_bytes(path, monkeypatch):
     monkeypatch.setattr(writer, "QUEUE_BYTES", 32)
-    gate, write = threading.Event(), folder._DurableStore.set_sync
-    monkeypatch.setattr(folder._DurableStore, "set_sync", lambda *args: (gate.wait(30), write(*args)))
+    gate = held(monkeypatch)
     block = np.zeros((1, 4), np.float32)
     with writing(path) as one:
         for step in (0, 1):
@@ -136,3 +141,67 @@ def test_the_queue_is_bounded_in_bytes(path, monkeypatch):
         one.commit(0, 8)
         one.flush()
         assert one.bytes_written == 48
+
+
+def test_a_commit_that_cannot_be_journaled_is_told_and_none_follows(path, monkeypatch):
+    def broken(self, name, content):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(folder.Folder, "write", broken)
+    with Journal(path) as opened:
+        one = Writer(path, opened)
+        one.commit(0, 4)
+        with pytest.raises(StoreError, match=r"journal of .*Input/output error.*--resume"):
+            one.flush()
+        monkeypatch.undo()
+        one._commit([], 0, 8, None)
+        one.close(silent=True)
+    assert read_commits(path) == {}
+
+
+def test_a_worker_thread_that_crashes_is_told_with_the_block_and_what_to_do(path, monkeypatch):
+    def crash(self, key, block):
+        raise MemoryError("no room for a buffer")
+
+    with Journal(path) as opened:
+        one = Writer(path, opened)
+        one.put("group/values", [(0, 1), (0, 4)], np.ones((1, 4), np.float32))
+        one.commit(0, 4)
+        one.flush()
+        monkeypatch.setattr(zarr.Array, "__setitem__", crash)
+        one.put("group/values", [(1, 2), (4, 8)], np.ones((1, 4), np.float32))
+        with pytest.raises(StoreError, match=r"\[1:2, 4:8\] to .*MemoryError: no room.*--resume"):
+            one.flush()
+        one.close(silent=True)
+    assert read_commits(path) == {0: 4}
+    assert values(path)[0, :4].all()
+
+
+def test_after_ctrl_c_what_is_queued_is_dropped_and_not_journaled(path, monkeypatch):
+    monkeypatch.setattr(writer, "THREADS", 1)
+    gate = held(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), writing(path) as one:  # noqa: PT012 - what was queued before is the test
+        for start in (0, 4):
+            one.put("group/values", [(0, 1), (start, start + 4)], np.zeros((1, 4), np.float32))
+        one.commit(0, 8)
+        threading.Timer(0.2, gate.set).start()
+        raise KeyboardInterrupt
+    assert read_commits(path) == {}
+    assert not (path / "group/values/c/0/1").exists()
+
+
+def test_the_state_is_made_when_it_is_journaled_and_of_two_commits_at_most(path, monkeypatch):
+    gate, made = held(monkeypatch), []
+    with writing(path) as one:
+        one.put("group/values", [(0, 1), (0, 4)], np.zeros((1, 4), np.float32))
+        one.commit(0, 4, lambda: made.append(4) or b"four")
+        second = threading.Thread(target=one.commit, args=(0, 8, lambda: made.append(8) or b"eight"))
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        assert made == []
+        gate.set()
+        second.join(30)
+        one.flush()
+        assert one.journal.state(0) == b"eight"
+    assert made == [4, 8]

@@ -224,7 +224,7 @@ def _compile(pattern: str):
 
 
 def _glob_to_regex(pattern: str) -> str:
-    return "|".join(f"(?:{_one_glob(alternative)})" for alternative in _expand_braces(pattern))
+    return "|".join(f"(?s:{_one_glob(alternative)})" for alternative in _expand_braces(pattern))
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -5,14 +5,13 @@ for; and a mean of squares less a square of means loses a spread below a thousan
 are first centred on (an estimate of) their mean and divided by a power of two near their largest deviation. Then sums
 are of order one, and what the estimate lacks is added back: `mean = pivot + scale * sum / n`.
 
-Merged on the host in float64, by Chan's formula; there no scale is needed.
+Merged in float64, by Chan's formula; there no scale is needed.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 
@@ -71,32 +70,36 @@ def shrunk(x: jax.Array, axes: tuple[int, ...], pivot: jax.Array, shrink: jax.Ar
     return x * lax.expand_dims(shrink, axes) - lax.expand_dims(pivot * shrink, axes)
 
 
-def merge(a: Any, b: Any, outer: bool = False) -> dict[str, np.ndarray]:
-    """Chan's formula for host states with `n`, `pivot`, `scale`, `sum` and `squares`; the result has scale 1, sum 0.
+def merge(a: Any, b: Any, outer: bool = False) -> dict[str, Any]:
+    """Chan's formula for wide states with `n`, `pivot`, `scale`, `sum` and `squares`; the result has scale 1, sum 0.
 
-    With `outer`, `squares` has a second neuron axis: products of pairs.
+    NumPy's arrays, or JAX's. With `outer`, `squares` has a second neuron axis: products of pairs.
     """
+    xp = a["n"].__array_namespace__()
     (mean_a, squares_a), (mean_b, squares_b) = absolute(a, outer), absolute(b, outer)
-    n = a["n"] + b["n"]
-    share = np.divide(b["n"], n, out=np.zeros(n.shape), where=n > 0)
-    apart = np.where(a["n"] > 0, mean_b - mean_a, 0) * (b["n"] > 0)
-    mean = np.where(a["n"] > 0, mean_a + apart * share, mean_b)
-    weight = a["n"] * share
+    n_a, n = (count.astype(mean_a.dtype) for count in (a["n"], a["n"] + b["n"]))
+    share = xp.where(n > 0, (n - n_a) / xp.maximum(n, 1), 0)
+    apart = xp.where((a["n"] > 0) & (b["n"] > 0), mean_b - mean_a, 0)
+    mean = xp.where(a["n"] > 0, mean_a + apart * share, mean_b)
+    weight = n_a * share
     between = _pairs(apart, apart) * weight[..., None] if outer else apart**2 * weight
-    nothing = np.zeros_like(mean)
-    return {"n": n, "pivot": mean, "scale": nothing + 1, "sum": nothing, "squares": squares_a + squares_b + between}
+    nothing = xp.zeros_like(mean)
+    squares = squares_a + squares_b + between
+    return {"n": a["n"] + b["n"], "pivot": mean, "scale": nothing + 1, "sum": nothing, "squares": squares}
 
 
-def absolute(state: Any, outer: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def absolute(state: Any, outer: bool = False) -> tuple[Any, Any]:
     """(mean, sum of squared deviations from it), or of products of pairs with `outer`."""
-    n, scale = np.maximum(state["n"], 1), state["scale"]
+    xp = state["n"].__array_namespace__()
+    scale = state["scale"]
+    n = xp.maximum(state["n"], 1).astype(scale.dtype)
     offset = state["sum"] / n
     if outer:
         squares = (state["squares"] - _pairs(offset, offset) * n[..., None]) * _pairs(scale, scale)
     else:
-        squares = np.maximum(state["squares"] - offset**2 * n, 0) * scale**2
+        squares = xp.maximum(state["squares"] - offset**2 * n, 0) * scale**2
     return state["pivot"] + offset * scale, squares
 
 
-def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _pairs(a: Any, b: Any) -> Any:
     return a[..., :, None] * b[..., None, :]

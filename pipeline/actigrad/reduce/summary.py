@@ -45,14 +45,7 @@ class Summary:
 
     def combine(self, a: State, b: State) -> State:
         """Both in float64, around their common mean."""
-        a, b = on_host(a), on_host(b)
-        moments = merge(a | {"n": a["finite"]}, b | {"n": b["finite"]})
-        counts = {key: a[key] + b[key] for key in ("nonfinite", "zeros")}
-        # What saw nothing has no bounds: a branch that was not taken left zeros there.
-        lows, highs = (
-            [np.where(s["finite"] > 0, s[key], no) for s in (a, b)] for key, no in (("min", np.inf), ("max", -np.inf))
-        )
-        return counts | {"finite": moments.pop("n"), "min": np.minimum(*lows), "max": np.maximum(*highs)} | moments
+        return merge_summaries(on_host(a), on_host(b))
 
     def finalize(self, state: State) -> dict[str, np.ndarray]:
         """Metric by metric; the names and their order are `METRICS`."""
@@ -72,6 +65,18 @@ class Summary:
             "nonfinite": state["nonfinite"],
         }
         return {name: as_float32(result[name]) for name in METRICS}
+
+
+def merge_summaries(a: State, b: State) -> State:
+    """`Summary.combine` of states that are int64 and float64 already: NumPy's arrays, or JAX's inside a jit."""
+    xp = a["finite"].__array_namespace__()
+    moments = merge(a | {"n": a["finite"]}, b | {"n": b["finite"]})
+    counts = {key: a[key] + b[key] for key in ("nonfinite", "zeros")}
+    # What saw nothing has no bounds: a branch that was not taken left zeros there.
+    lows, highs = (
+        [xp.where(s["finite"] > 0, s[key], no) for s in (a, b)] for key, no in (("min", np.inf), ("max", -np.inf))
+    )
+    return counts | {"finite": moments.pop("n"), "min": xp.minimum(*lows), "max": xp.maximum(*highs)} | moments
 
 
 @dataclass(frozen=True)

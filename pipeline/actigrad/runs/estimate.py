@@ -112,19 +112,19 @@ class Probed:
 def probe(job: Job) -> Probed:
     """Capture the first batch under the initial weights, and encode what is kept whole of it as the store will."""
     capture, batch = StepCapture(job), job.batch(0, job.traced)
-    capturing = lambda: jax.device_get(capture.capture_full(job.params, batch))
-    frame, seconds = capturing(), []
+    capturing = lambda: jax.device_get(capture.captures[True](job.params, batch).rows)
+    rows, seconds = capturing(), []
     for _ in range(3):
         began = time.perf_counter()
-        frame = capturing()
+        rows = capturing()
         seconds.append(time.perf_counter() - began)
     stored, saved = {}, 0
     for plan, cost in zip(job.plans(), estimate(job).sites, strict=True):
         less = 0
         for quantity in plan.full:
-            kept = (frame.activations if quantity == "activation" else frame.gradients)[plan.site.path]["full"]
-            spec = capture.template.arrays[f"{site_group(plan.site.path)}/full/{quantity}"]
-            less += round(spec.nbytes * (1 - compressed_share(spec, np.asarray(kept, np.float32))))
+            array = f"{site_group(plan.site.path)}/full/{quantity}"
+            spec = capture.template.arrays[array]
+            less += round(spec.nbytes * (1 - compressed_share(spec, np.asarray(rows[array], np.float32))))
         stored[plan.site.path], saved = cost.stored_bytes - less, saved + less
     batches = -(-len(job.rows) // job.config.data.batch_size) * len(job.config.steps)
     return Probed(stored, capture.template.nbytes - saved, statistics.median(seconds), batches)

@@ -3,15 +3,17 @@
     step_capture = StepCapture(job)
     step_capture.record(sink, step, params_before, params)
 
-The device never waits for the host: batch i + 1 is dispatched before batch i is copied, and copies are asynchronous.
-Summaries of batches are merged on the host; rows of whole arrays are gathered until they make a block. After each
-segment of samples the sink is told, with all that goes on into the next one: from there a killed run resumes.
+All that is asked of a batch is one jitted call. Batch i + 1 is dispatched before batch i is copied, copies are
+asynchronous, and statistics are merged where they are made (`totals`), so the device never waits for the host. Rows of
+whole arrays are gathered until they make a block (`rows`). After each segment of samples the sink is told, with all
+that goes on into the next one: from there a killed run resumes.
 """
 
-import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +22,15 @@ import numpy as np
 from actigrad import reduce as reductions
 from actigrad.engine.per_sample import sample_gradient_norms
 from actigrad.engine.transform import Frame, capture
-from actigrad.metrics import METRICS, SPECIAL
+from actigrad.metrics import METRICS
 from actigrad.reduce import Full, Histogram, Summary
 from actigrad.runs.attributions import make_attributions
 from actigrad.runs.job import Job, named_leaves
+from actigrad.runs.rows import Sink, StepWriter, keeps
+from actigrad.runs.totals import Layout, Totals, add, from_bytes, to_bytes
 from actigrad.sites import exactly
 from actigrad.sources import Batch
-from actigrad.storage.grid import Region
-from actigrad.storage.schema import Plan, Template, site_group, with_codecs
+from actigrad.storage.schema import site_group, with_codecs
 
 SPARSE_SHARE = 0.3
 """From this share of zeros on, zstd is denser than a plain array by more than it costs (docs/store.md)."""
@@ -62,41 +65,80 @@ def make_capture(job: Job, loss: Callable[..., Any], *, whole: bool, dtype: str 
     )
 
 
-@runtime_checkable
-class Sink(Protocol):
-    """Where blocks go."""
+@partial(jax.tree_util.register_dataclass, data_fields=("rows", "totals"), meta_fields=())
+@dataclass(frozen=True)
+class Brought:
+    """What one batch brings; a pytree.
 
-    def put(self, array: str, region: Region, block: np.ndarray) -> None:
-        """One block."""
+    Attributes:
+        rows: by array of the store, the batch's part of it.
+        totals: what is merged with that of the other batches.
+    """
 
-    def commit(self, step: int, rows: int, state: bytes | None) -> None:
-        """All blocks of the first `rows` samples of `step` were put; `state` is what goes on from there."""
+    rows: dict[str, jax.Array]
+    totals: Totals
 
 
 class StepCapture:
     """Captures one step at a time; holds what is the same at all of them."""
 
     def __init__(self, job: Job):
-        self.job, self.plans = job, job.plans()
-        self.capture_summary = make_capture(job, job.objective, whole=False)
-        self.capture_full = make_capture(job, job.objective, whole=True)
-        self.loss = jax.jit(job.loss)
-        self.norms = jax.jit(_total_norms(job.objective))
+        self.job, self.plans, self.inputs = job, job.plans(), tuple(job.tensors().inputs)
+        self.template = job.template()
+        self.layout = Layout(self.plans, self.template)
+        self.norms = _total_norms(job.objective)
         self.attributions = make_attributions(job)
-        self.template = with_codecs(job.template(), self.sparse_arrays())
+        self.captures = {whole: self._jitted(whole) for whole in (False, True)}
+        self.template = with_codecs(self.template, self.sparse_arrays())
+
+    def keeps_whole(self, step: int) -> bool:
+        """Whether whole arrays of sites are kept at this step."""
+        arrays = (f"{site_group(plan.site.path)}/full/{quantity}" for plan in self.plans for quantity in plan.full)
+        return any(keeps(self.template, array, self.job.config.steps, step) for array in arrays)
 
     def sparse_arrays(self) -> set[str]:
         """The arrays kept whole that are mostly zeros, judged by the first batch under the initial weights."""
-        if self.job.config.store.codec != "auto" or not any(plan.full for plan in self.plans):
+        full = {(plan.site.path, quantity) for plan in self.plans for quantity in plan.full}
+        if self.job.config.store.codec != "auto" or not full:
             return set()
-        frame = self.capture_summary(self.job.params, self.job.batch(0, self.job.config.data.batch_size))
-        sparse = set()
-        for plan in self.plans:
+        captured = self.captures[self.keeps_whole(self.job.config.steps[0])]
+        brought = captured(self.job.params, self.job.batch(0, self.job.config.data.batch_size))
+        shares = self.layout.zero_shares(brought.totals)
+        sparse = {key for key, share in shares if key in full and share >= SPARSE_SHARE}
+        return {f"{site_group(path)}/full/{quantity}" for path, quantity in sparse}
+
+    def _jitted(self, whole: bool) -> Callable[[Any, Batch], Brought]:
+        captured = make_capture(self.job, self.job.objective, whole=whole)
+        return jax.jit(lambda params, batch: self._bring(captured(params, batch), params, batch, whole))
+
+    def _bring(self, frame: Frame, params: Any, batch: Mapping[str, Any], whole: bool) -> Brought:
+        """All of one batch, on the device."""
+        rows = self._sample_rows(frame, params, batch)
+        for name in self.inputs if self.job.config.inputs.keep == "full" else ():
+            if f"inputs/{name}/full/gradient" in self.template.arrays:  # whole numbers have none
+                rows[f"inputs/{name}/full/gradient"] = frame.input_gradients[name]
+        for plan in self.plans if whole else ():
             for quantity in plan.full:
-                state = _values(frame, quantity)[plan.site.path]["summary"]
-                if np.asarray(state["zeros"]).sum() >= SPARSE_SHARE * max(1, np.asarray(state["finite"]).sum()):
-                    sparse.add(f"{site_group(plan.site.path)}/full/{quantity}")
-        return sparse
+                values = frame.activations if quantity == "activation" else frame.gradients
+                rows[f"{site_group(plan.site.path)}/full/{quantity}"] = values[plan.site.path]["full"].value
+        return Brought(rows, self.layout.pack(frame))
+
+    def _sample_rows(self, frame: Frame, params: Any, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """What is kept of each sample, beside the sites."""
+        config = self.job.config
+        rows: dict[str, Any] = {}
+        aux: Any
+        values, aux = frame.loss if frame.losses is None else frame.losses, frame.aux
+        if config.objective:
+            rows["samples/objective"] = _one_a_sample(values, batch)
+            out = self.job.loss(params, batch)
+            values, aux = out if isinstance(out, tuple) else (out, None)
+        rows["samples/loss"] = _one_a_sample(values, batch)
+        if self.job.predicts:
+            rows["samples/prediction"] = aux["prediction"].astype(jnp.int32)
+        if config.parameters.sample_norms:
+            rows["samples/gradient_norm"] = self.norms(params, batch)
+        return rows
 
     def record(
         self,
@@ -122,68 +164,61 @@ class StepCapture:
             state: what was handed to that commit.
             advance: told how many samples were captured.
         """
-        write = _StepWriter(sink, self.template, self.job.config.steps, step)
-        whole = any(write.has(f"{site_group(p.site.path)}/full/{q}") for p in self.plans for q in p.full)
-        keeper = _Keeper(self.plans, write)
-        if state is not None:
-            keeper.restore(state, params)
-        n, segment = len(self.job.rows), self.template.segment
+        write = StepWriter(sink, self.template, self.job.config.steps, step)
+        n, segment, totals = len(self.job.rows), self.template.segment, None
         until = n if until is None else min(until, n)
-        captured = self.capture_full if whole else self.capture_summary
-        for (start, stop), batch, frame in _one_ahead(self.frames(params, captured, done, until)):
-            keeper.take(frame, start)
-            self.take_samples(write, params, batch, frame, start)
-            self.take_inputs(write, params, batch, frame, start)
+        for (start, stop), batch, rows, totals in _one_ahead(self.frames(write, params, done, until, state)):
+            self.put_rows(write, batch, rows, start)
             advance(stop - start)
             if stop % segment == 0 and stop < n:
                 write.close()
-                sink.commit(step, stop, keeper.saved())
+                sink.commit(step, stop, partial(to_bytes, totals))
         if until < n:
             return
-        keeper.close()
-        self.take_parameters(write, before, params, keeper.gradient_sum)
+        assert totals is not None, "no batch between what was committed and the end"
+        for array, values in self.layout.arrays(totals):
+            write.whole(array, values)
+        self.take_parameters(write, before, params, totals["gradients"])
         write.close()
         sink.commit(step, n, None)
 
     def frames(
-        self, params: Any, captured: Callable[..., Frame], done: int, until: int
-    ) -> Iterator[tuple[tuple[int, int], Batch, Frame]]:
-        """Dispatch batch after batch of the samples from `done` to `until`; what is yielded may still be on its way."""
+        self, write: StepWriter, params: Any, done: int, until: int, state: bytes | None
+    ) -> Iterator[tuple[tuple[int, int], Batch, dict[str, jax.Array], Totals]]:
+        """Dispatch batch after batch of the samples from `done` to `until`; what is yielded may still be on its way.
+
+        That is the samples' (start, stop), the batch, its rows that are kept, and the totals up to its end.
+        """
+        captured, totals = self.captures[self.keeps_whole(write.step)], None
         with closing(self.job.batches(done, until)) as batches:
-            for block, batch in batches:
-                frame = captured(params, batch)
-                for leaf in jax.tree.leaves(
-                    (frame.losses, frame.aux, frame.activations, frame.gradients, frame.input_gradients)
-                ):
-                    leaf.copy_to_host_async()
-                yield block, batch, frame
+            for span, batch in batches:
+                brought = captured(params, batch)
+                if totals is None and state is not None:
+                    totals = from_bytes(state, brought.totals)
+                totals = add(totals, brought.totals)
+                rows = brought.rows | self.attribute(write, params, batch, span[0])
+                rows = {array: values for array, values in rows.items() if write.has(array)}
+                for values in rows.values():
+                    values.copy_to_host_async()
+                yield span, batch, rows, totals
 
-    def take_samples(self, write: "_StepWriter", params: Any, batch: Batch, frame: Frame, start: int) -> None:
-        """What is kept of each sample of one batch, beside the sites."""
-        values: Any = frame.losses if frame.losses is not None else frame.loss
-        aux: Any = frame.aux
-        if self.job.config.objective:
-            write.rows("samples/objective", _one_a_sample(values, batch), start)
-            out = self.loss(params, batch)
-            values, aux = out if isinstance(out, tuple) else (out, None)
-        write.rows("samples/loss", _one_a_sample(values, batch), start)
-        if self.job.predicts:
-            write.rows("samples/prediction", np.asarray(aux["prediction"], np.int32), start)
-        if self.job.config.parameters.sample_norms:
-            write.rows("samples/gradient_norm", np.asarray(self.norms(params, batch)), start)
-
-    def take_inputs(self, write: "_StepWriter", params: Any, batch: Batch, frame: Frame, start: int) -> None:
-        """Inputs of one batch, their gradients, and the further maps of them."""
+    def attribute(self, write: StepWriter, params: Any, batch: Batch, start: int) -> dict[str, jax.Array]:
+        """The further maps of the inputs that are kept at this step, by array."""
         held = [name for name in self.job.tensors().inputs if write.has(f"inputs/{name}/full/value")]
-        maps: dict[str, Any] = {"value": batch, "gradient": frame.input_gradients}
-        if held and self.job.config.inputs.methods:
-            maps |= self.attributions(params, batch, start)
-        for name in held:
-            for kind, values in maps.items():
-                if write.has(f"inputs/{name}/full/{kind}"):
-                    write.rows(f"inputs/{name}/full/{kind}", np.asarray(values[name]), start)
+        if not (held and self.job.config.inputs.methods):
+            return {}
+        maps = self.attributions(params, batch, start)
+        return {f"inputs/{name}/full/{kind}": values[name] for kind, values in maps.items() for name in held}
 
-    def take_parameters(self, write: "_StepWriter", before: Any, params: Any, gradient_sum: Any) -> None:
+    def put_rows(self, write: StepWriter, batch: Batch, rows: dict[str, jax.Array], start: int) -> None:
+        """What is kept of each sample of one batch; waits until it is on the host."""
+        for array, values in rows.items():
+            write.rows(array, np.asarray(values), start)
+        for name in self.inputs:
+            if write.has(f"inputs/{name}/full/value"):
+                write.rows(f"inputs/{name}/full/value", batch[name], start)
+
+    def take_parameters(self, write: StepWriter, before: Any, params: Any, gradient_sum: Any) -> None:
         """The parameters of one step."""
         quantities = self.job.config.parameters.quantities if self.job.config.parameters.keep != "none" else ()
         trees = {
@@ -195,114 +230,15 @@ class StepCapture:
             leaves = named_leaves(trees[quantity]())
             for path, state in jax.device_get(summarise(leaves)).items():
                 group = site_group(path, "parameters")
-                write.whole(f"{group}/summary/{quantity}", _stacked(Summary().finalize(state), METRICS))
+                result = Summary().finalize(state)
+                write.whole(f"{group}/summary/{quantity}", np.stack([result[metric] for metric in METRICS]))
                 if write.has(f"{group}/full/{quantity}"):
                     write.whole(f"{group}/full/{quantity}", np.asarray(leaves[path], np.float32))
 
 
-class _Keeper:
-    """Gathers what the frames of one step bring."""
-
-    def __init__(self, plans: tuple[Plan, ...], write: "_StepWriter"):
-        self.plans, self.write = plans, write
-        self.states: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
-        self.gradient_sum: Any = None
-
-    def take(self, frame: Frame, start: int) -> None:
-        """One batch: states are merged, whole arrays are queued."""
-        for plan in self.plans:
-            for quantity in plan.summary:
-                state = _values(frame, quantity)[plan.site.path]
-                for name, reduction in (("summary", Summary()), ("histogram", Histogram())):
-                    key = (plan.site.path, quantity, name)
-                    new = jax.tree.map(np.asarray, state[name])
-                    self.states[key] = reduction.combine(self.states[key], new) if key in self.states else new
-                if "full" in state:
-                    axis = plan.site.dims.index("sample")
-                    array = f"{site_group(plan.site.path)}/full/{quantity}"
-                    self.write.rows(array, np.asarray(state["full"], np.float32), start, axis)
-        self.gradient_sum = _add_trees(self.gradient_sum, frame.parameter_gradients)
-
-    def saved(self) -> bytes:
-        """What goes on into the next segment; read back, it gives the same bits as if nothing had been saved."""
-        arrays = {"|".join((*key, leaf)): value for key, state in self.states.items() for leaf, value in state.items()}
-        arrays |= {f"gradient|{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.gradient_sum))}
-        file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **arrays)
-        return file.getvalue()
-
-    def restore(self, saved: bytes, params: Any) -> None:
-        """The opposite of `saved`; `params` tells the structure of the gradients."""
-        with np.load(io.BytesIO(saved), allow_pickle=False) as arrays:
-            gradients = [arrays[f"gradient|{i}"] for i in range(sum(key.startswith("gradient|") for key in arrays))]
-            for key in arrays:
-                if not key.startswith("gradient|"):
-                    path, quantity, name, leaf = key.rsplit("|", 3)
-                    self.states.setdefault((path, quantity, name), {})[leaf] = arrays[key]
-        if gradients:
-            moves = lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None
-            self.gradient_sum = jax.tree.unflatten(jax.tree.structure(jax.tree.map(moves, params)), gradients)
-
-    def close(self) -> None:
-        """All batches are in: write the summaries."""
-        for (path, quantity, name), state in self.states.items():
-            group = f"{site_group(path)}/summary"
-            if name == "summary":
-                self.write.whole(f"{group}/{quantity}", _stacked(Summary().finalize(state), METRICS))
-            else:
-                counts = Histogram().finalize(state)
-                self.write.whole(f"{group}/{quantity}_histogram", counts["counts"])
-                special = np.stack([counts[key] for key in SPECIAL], axis=-1)
-                self.write.whole(f"{group}/{quantity}_special", special)
-
-
-class _StepWriter:
-    """Puts the arrays of one step where the template says, gathering rows until they make a whole block."""
-
-    def __init__(self, sink: Sink, template: Template, steps: tuple[int, ...], step: int):
-        self.sink, self.template, self.steps, self.step = sink, template, steps, step
-        self.waiting: dict[str, tuple[int, int, list[np.ndarray]]] = {}
-
-    def has(self, array: str) -> bool:
-        """Whether the array exists and keeps this step."""
-        spec = self.template.arrays.get(array)
-        return spec is not None and (spec.shape[0] == len(self.steps) or self.step == self.steps[-1])
-
-    def whole(self, array: str, values: np.ndarray) -> None:
-        """All of one step."""
-        spec, at = self.template.arrays[array], self._index(array)
-        values = np.asarray(values, spec.dtype).reshape(spec.shape[1:])
-        self.sink.put(array, [(at, at + 1), *((0, size) for size in spec.shape[1:])], values[None])
-
-    def rows(self, array: str, values: np.ndarray, start: int, axis: int = 0) -> None:
-        """Some samples of one step; rows come in order."""
-        spec = self.template.arrays[array]
-        first, _, parts = self.waiting.get(array, (start, axis, []))
-        parts.append(values)
-        held = sum(part.shape[axis] for part in parts)
-        if held >= spec.chunks[axis + 1] or start + values.shape[axis] == spec.shape[axis + 1]:
-            self._put_rows(array, np.concatenate(parts, axis) if len(parts) > 1 else values, first, axis)
-            self.waiting.pop(array, None)
-        else:
-            self.waiting[array] = (first, axis, parts)
-
-    def close(self) -> None:
-        """Nothing may be left: rows that never made a block would be lost."""
-        assert not self.waiting, f"rows left over: {list(self.waiting)}"
-
-    def _put_rows(self, array: str, block: np.ndarray, first: int, axis: int) -> None:
-        at, spec = self._index(array), self.template.arrays[array]
-        region = [(0, size) for size in spec.shape[1:]]
-        region[axis] = (first, first + block.shape[axis])
-        self.sink.put(array, [(at, at + 1), *region], block.astype(spec.dtype, copy=False)[None])
-
-    def _index(self, array: str) -> int:
-        return self.steps.index(self.step) if self.template.arrays[array].shape[0] == len(self.steps) else 0
-
-
-def _one_a_sample(values: Any, batch: Batch) -> np.ndarray:
+def _one_a_sample(values: Any, batch: Mapping[str, Any]) -> jax.Array:
     """A value for each sample; where there is one for the batch, the same for all."""
-    return np.broadcast_to(np.asarray(values, np.float32), len(next(iter(batch.values()))))
+    return jnp.broadcast_to(values.astype(jnp.float32), (len(next(iter(batch.values()))),))
 
 
 def _total_norms(objective: Callable[..., Any]) -> Callable[..., Any]:
@@ -311,21 +247,20 @@ def _total_norms(objective: Callable[..., Any]) -> Callable[..., Any]:
     return lambda params, batch: jnp.linalg.norm(jnp.stack(jax.tree.leaves(norms(params, batch))), axis=0)
 
 
-def _values(frame: Frame, quantity: str) -> Mapping[str, Any]:
-    return frame.activations if quantity == "activation" else frame.gradients
-
-
-def _stacked(result: Mapping[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
-    return np.stack([result[name] for name in names])
-
-
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, each given out after the next one was asked for: the device works while the host copies."""
+    """The same items, each given out after the next one was asked for: the device works while the host copies.
+
+    Where that one fails, what came before it is given out first.
+    """
     held = []
-    for item in items:
-        held.append(item)
-        if len(held) > 1:
-            yield held.pop(0)
+    try:
+        for item in items:
+            held.append(item)
+            if len(held) > 1:
+                yield held.pop(0)
+    except Exception:
+        yield from held
+        raise
     yield from held
 
 
@@ -336,11 +271,6 @@ def summarise(leaves: dict[str, jax.Array]) -> dict[str, Any]:
         path: Summary().chunk(leaf, ("",) * (leaf.ndim - 1) + ("neuron",) * (leaf.ndim > 0))
         for path, leaf in leaves.items()
     }
-
-
-@jax.jit
-def _add_trees(a: Any, b: Any) -> Any:
-    return b if a is None else jax.tree.map(jnp.add, a, b)
 
 
 def _subtract_trees(a: Any, b: Any) -> Any:

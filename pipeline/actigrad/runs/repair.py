@@ -215,7 +215,7 @@ class _Only:
             else:
                 self._gather(array, index, whole, part[0], values)
 
-    def commit(self, step: int, rows: int, state: bytes | None) -> None:
+    def commit(self, step: int, rows: int, state: Callable[[], bytes] | None) -> None:
         """The journal knows it from before."""
         self.writer.flush()
 

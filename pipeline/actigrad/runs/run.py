@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from actigrad.storage.journal import Journal
 from actigrad.storage.places import Place
 from actigrad.storage.schema import SCHEMA_VERSION, work_attrs
 from actigrad.storage.store import check_version, disk_usage, is_store, read_attributes
+from actigrad.storage.verification import whole_steps
 from actigrad.storage.writer import Writer
 
 
@@ -77,45 +79,48 @@ def run(job: Job, *, resume: bool = False, overwrite: bool = False, progress: Pr
     began, path, n = time.monotonic(), job.place, len(job.rows)
     told = progress or Silent()
     capture, steps = StepCapture(job), job.config.steps
-    if not resume:
-        check_absent(path, overwrite=overwrite)
+    check_absent(path, overwrite=resume or overwrite)
     with Journal(path) as journal:
         if not (resume and _goes_on(path, journal, job)):
+            journal.clear()
             create_store(path, capture.template, _attributes(job), overwrite=resume or overwrite)
             journal.begin(job.fingerprint())
         there = [step for step in steps if journal.rows(step) == n]
-        samples_there = sum(journal.rows(step) for step in steps)
         if len(there) < len(steps):
-            bar = told.start("steps", len(steps), "step")
-            told.advance(bar, len(there))
-            samples = told.start("samples", len(steps) * n - samples_there, "sample")
-            with _Interrupt() as interrupt, Writer(path, journal) as writer:
-                sink = _Interruptible(writer, interrupt)
-                for step, before, params in job.recorded():
-                    if step not in there:
-                        done, state = journal.rows(step), journal.state(step)
-                        advance = partial(told.advance, samples)
-                        capture.record(sink, step, before, params, done=done, state=state, advance=advance)
-                        told.advance(bar)
-                writer.flush()
+            _capture_missing(job, capture, journal, told)
         finalize_store(path)
     seconds = time.monotonic() - began
     return Result(job.config.store.path, len(capture.plans), n, len(steps), disk_usage(path), seconds, len(there))
 
 
+def _capture_missing(job: Job, capture: StepCapture, journal: Journal, told: Progress) -> None:
+    """Capture and write all that the journal does not tell of."""
+    steps, n = job.config.steps, len(job.rows)
+    bar = told.start("steps", len(steps), "step")
+    told.advance(bar, sum(journal.rows(step) == n for step in steps))
+    samples = told.start("samples", len(steps) * n - sum(map(journal.rows, steps)), "sample")
+    with _Interrupt() as interrupt, Writer(job.place, journal) as writer:
+        try:
+            for step, before, params in interrupt.between(job.recorded()):
+                if (done := journal.rows(step)) < n:
+                    sink, advance = _Interruptible(writer, interrupt), partial(told.advance, samples)
+                    capture.record(sink, step, before, params, done=done, state=journal.state(step), advance=advance)
+                    told.advance(bar)
+        except KeyboardInterrupt:
+            if interrupt.asked == 1:
+                writer.flush()
+            raise
+        writer.flush()
+
+
 def _goes_on(path: Place, journal: Journal, job: Job) -> bool:
     """Whether a store is there that this run can go on with; another run's is an error."""
-    if not journal.begun:
-        # Killed before its first commit, a store may lack anything, and is begun anew; so it is where its journal was
-        # deleted, unless it is complete.
-        if not (is_store(path) and (attrs := read_attributes(path)).get("complete")):
-            return False
-        theirs = attrs["fingerprint"]
-        journal.begin(theirs)
-        for step in job.config.steps:
-            journal.commit(step, len(job.rows))
-    else:
+    if journal.begun:
         theirs = journal.fingerprint()
+    elif is_store(path):
+        theirs = read_attributes(path)["fingerprint"]
+    else:
+        return False
     check_version(path, writing=True)
     ours = job.fingerprint()
     differs = [part for part in ours if theirs.get(part) != ours[part]]
@@ -124,17 +129,29 @@ def _goes_on(path: Place, journal: Journal, job: Job) -> bool:
             f"the store {path} was begun by another run, which differs in its {', '.join(differs)}. Resume with what "
             "it was begun with, or start over: --overwrite."
         )
-    return True
+    return journal.begun or _read_back(path, journal, job)
+
+
+def _read_back(path: Place, journal: Journal, job: Job) -> bool:
+    """Make a journal that was deleted again, of the steps that are whole; False where none is."""
+    whole = whole_steps(path)
+    if whole:
+        print(f"{path} has no journal; {len(whole)} of its {len(job.config.steps)} steps are whole.", file=sys.stderr)
+        journal.begin(job.fingerprint())
+        for step in sorted(whole):
+            journal.commit(step, len(job.rows))
+    return bool(whole)
 
 
 class _Interrupt:
     """Ctrl-C asks the loop to stop where it can go on from; the second stops at once.
 
-    Elsewhere than in the main thread signals are not ours.
+    Training is repeated by a run that goes on, so while it trains the first stops it too. Elsewhere than in the main
+    thread signals are not ours.
     """
 
     def __init__(self):
-        self.asked = False
+        self.asked, self.capturing = 0, True
 
     def __enter__(self) -> "_Interrupt":
         if threading.current_thread() is threading.main_thread():
@@ -145,10 +162,24 @@ class _Interrupt:
         if hasattr(self, "before"):
             signal.signal(signal.SIGINT, self.before)
 
+    def between(self, steps: Iterator[Any]) -> Iterator[Any]:
+        """The same; what happens until the next one is there may be stopped at once."""
+        while True:
+            self.capturing = False
+            if self.asked:
+                raise KeyboardInterrupt
+            try:
+                step = next(steps)
+            except StopIteration:
+                return
+            finally:
+                self.capturing = True
+            yield step
+
     def _ask(self, *_: object) -> None:
-        if self.asked:
+        self.asked += 1
+        if self.asked > 1 or not self.capturing:
             raise KeyboardInterrupt
-        self.asked = True
         print("\nStopping when the samples under way are on the disk; Ctrl-C again stops now.", file=sys.stderr)
 
 
@@ -162,7 +193,7 @@ class _Interruptible:
     def put(self, array: str, region: Region, block: np.ndarray) -> None:
         self.writer.put(array, region, block)
 
-    def commit(self, step: int, rows: int, state: bytes | None) -> None:
+    def commit(self, step: int, rows: int, state: Callable[[], bytes] | None) -> None:
         self.writer.commit(step, rows, state)
         if self.interrupt.asked:
             self.writer.flush()

@@ -109,7 +109,8 @@ class Stream(Source):
         batches, held, have = self._batches(), deque[tuple[int, Batch]](), 0
         for start, stop in blocks:
             while have < stop and (batch := next(batches, None)) is not None:
-                held.append((have, batch))
+                # A loader may fill one buffer again and again: what is held is our own.
+                held.append((have, {name: np.array(values) for name, values in batch.items()}))
                 have += _length(batch)
             while held and held[0][0] + _length(held[0][1]) <= start:
                 held.popleft()

@@ -139,12 +139,10 @@ def restore_metadata(where: Where, name: str, template: Template) -> None:
 
 def write_coordinate(where: Where, spec: ArraySpec, values: Any) -> None:
     """Write the values of one coordinate of a store again."""
-    root = zarr.open_group(find_place(where).to_zarr(durable=True), mode="r+", use_consolidated=False)
-    root[spec.path][...] = np.asarray(values, _numpy_dtype(spec))  # type: ignore[index]
-
-
-def _numpy_dtype(spec: ArraySpec) -> np.dtype:
-    return np.dtypes.StringDType() if spec.dtype == "string" else np.dtype(spec.dtype)
+    place = find_place(where)
+    for file, content in _array_files(spec, values).items():
+        if file != "zarr.json":
+            place.write(f"{spec.path}/{file}", content)
 
 
 def _files(template: Template, attrs: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:

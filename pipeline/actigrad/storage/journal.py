@@ -70,12 +70,17 @@ class Journal:
         return "run.json" in self.place.files()
 
     def begin(self, fingerprint: Mapping[str, str]) -> None:
-        """Forget everything: the store is new."""
+        """The store is new and made to its end; what was known before is forgotten."""
+        self.clear()
+        self.place.write("run.json", json.dumps(dict(fingerprint)).encode())
+
+    def clear(self) -> None:
+        """Forget everything, before a store is made anew: killed on the way, it is made anew again."""
+        self.place.delete("run.json")  # first: without it nothing else counts
         for name in self.place.files():
             if not name.startswith("lock"):
                 self.place.delete(name)
         self._rows, self._states = {}, set()
-        self.place.write("run.json", json.dumps(dict(fingerprint)).encode())
 
     def fingerprint(self) -> dict[str, str]:
         """What the store was begun with, by part."""

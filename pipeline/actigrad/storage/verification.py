@@ -108,6 +108,44 @@ def _is_being_made(file: str, known: Mapping[str, Any]) -> bool:
     ) not in known
 
 
+def whole_steps(where: Where) -> set[int]:
+    """The recorded steps of which every chunk is there and can be read: what is known of a store without its journal.
+
+    Cost: one read of the store.
+    """
+    place = find_place(where)
+    files = place.files()
+    if "samples/loss/zarr.json" not in files or any(_broken_metadata(place, files, {}, True)):
+        return set()
+    arrays = _arrays(place, files, set())
+    whole = set(_steps_of(arrays["samples/loss"], "samples/loss", arrays) or ())
+    for name, array in arrays.items():
+        steps = _steps_of(array, name, arrays) or []
+        for index in _expected_chunks(array, steps, None, 0) if steps else ():
+            start = index[0] * owned(array)[0]
+            inside = steps[start : start + owned(array)[0]]
+            whole -= set(inside) - _steps_written(files, name, array, index, inside)
+    return whole
+
+
+def _steps_written(
+    files: Mapping[str, int], name: str, array: zarr.Array, index: tuple[int, ...], steps: list[int]
+) -> set[int]:
+    """Which of the steps that share a chunk are in it: the others are nothing but the fill value.
+
+    No summary is that, because it counts what is not finite.
+    """
+    if _read(files, name, array, index)[0]:
+        return set()
+    if len(steps) == 1:
+        return set(steps)
+    block = np.asarray(array[tuple(slice(*span) for span in _region(array, index))])
+    unset = np.full_like(block[0], array.fill_value)
+    return {
+        step for step, values in zip(steps, block, strict=True) if not np.array_equal(values, unset, equal_nan=True)
+    }
+
+
 def _broken_metadata(
     place: Place, files: Mapping[str, int], known: Mapping[str, Any], complete: bool
 ) -> Iterator[Damage]:
@@ -176,8 +214,7 @@ def _dims(array: zarr.Array) -> tuple[str | None, ...]:
 
 def _read(files: Mapping[str, int], name: str, array: zarr.Array, index: tuple[int, ...]) -> tuple[Damage | None, int]:
     """What is wrong with what one write wrote, and its size."""
-    spans = zip(index, owned(array), array.shape, strict=True)
-    region = tuple((i * chunk, min(size, (i + 1) * chunk)) for i, chunk, size in spans)
+    region = _region(array, index)
     nbytes = math.prod(stop - start for start, stop in region) * array.dtype.itemsize
     if "/".join([name, "c", *map(str, index)]) not in files:
         return Damage(name, region, "missing"), nbytes
@@ -186,3 +223,9 @@ def _read(files: Mapping[str, int], name: str, array: zarr.Array, index: tuple[i
     except Exception as error:  # whatever a codec raises
         return Damage(name, region, f"damaged: {type(error).__name__}: {str(error).splitlines()[0][:100]}"), nbytes
     return None, nbytes
+
+
+def _region(array: zarr.Array, index: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """What one write owns, in offsets."""
+    spans = zip(index, owned(array), array.shape, strict=True)
+    return tuple((i * chunk, min(size, (i + 1) * chunk)) for i, chunk, size in spans)

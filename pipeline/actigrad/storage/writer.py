@@ -5,12 +5,13 @@
         writer.commit(20, 4096)                                     # returns at once; journaled when all is on the disk
 
 A block is whole chunks or refused. Each chunk outlasts a power cut before its commit is journaled. Neither `put` nor
-`commit` waits for the disk, so the device goes on; what goes wrong there is raised by the next call, and by `close`.
+`commit` waits for the disk before `QUEUE_BYTES` or a second commit are waiting for it, so the device goes on; what goes
+wrong there is raised by the next call, and by `close`.
 """
 
-import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ from actigrad.storage.places import Where, find_place
 from actigrad.storage.steps import OpenSteps
 from actigrad.storage.store import owned
 
-THREADS = max(1, min(4, (os.cpu_count() or 2) // 2))
-QUEUE_BYTES = 2**29
+THREADS = 4
+"""On two cores too: threads that wait for the disk need none, and syncs of small files are shared between them."""
+QUEUE_BYTES = 2**28
+"""A segment: what comes at once when the blocks of all arrays become whole together."""
 
 
 class Writer:
@@ -41,16 +44,20 @@ class Writer:
         self._last: Future[None] | None = None
         self._room = threading.Condition()
         self._queued = 0
-        self._failure: BaseException | None = None
+        self._failure: StoreError | None = None
+        self._gap = False
         self.bytes_written = 0
 
     def __enter__(self) -> "Writer":
         """The writer itself."""
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        """Let queued writes and commits end; their failure is raised unless something else is under way."""
-        self.close(silent=kind is not None)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let queued writes and commits end; their failure is raised unless something else is under way.
+
+        After Ctrl-C what is queued is dropped: who wants it on the disk flushes first.
+        """
+        self.close(silent=kind is not None, drop=kind is not None and issubclass(kind, KeyboardInterrupt))
 
     def put(self, array: str, region: Region, block: np.ndarray) -> None:
         """Queue one block; waits while more than `QUEUE_BYTES` are queued. The block must not change afterwards.
@@ -63,18 +70,26 @@ class Writer:
         validate_region(region, target.shape, owned(target), array)
         with self._room:
             self._room.wait_for(lambda: self._queued == 0 or self._queued + block.nbytes <= QUEUE_BYTES)
+            self._raise()
             self._queued += block.nbytes
-        self._raise()
         before = self._latest.get(array)
         self._latest[array] = self._pool.submit(self._write, target, region, block, before)
         self._pending.append(self._latest[array])
 
-    def commit(self, step: int, rows: int, state: bytes | None = None) -> None:
+    def commit(self, step: int, rows: int, state: Callable[[], bytes] | None = None) -> None:
         """Journal, once everything put so far is on the disk, that the first `rows` samples of `step` are in.
+
+        Waits while the commit before is not journaled, so that the states of two at most are held.
+
+        Args:
+            step: the step.
+            rows: how many samples of it.
+            state: gives what goes on from there, for the journal; called by another thread.
 
         Raises:
             StoreError: when an earlier write failed; it and all that come later are not journaled.
         """
+        _done([self._last] if self._last else [])
         self._raise()
         pending, self._pending = self._pending, []
         self._last = self._commits.submit(self._commit, pending, step, rows, state)
@@ -85,8 +100,7 @@ class Writer:
         Raises:
             StoreError: when any write failed; the first failure is told.
         """
-        for future in [*self._pending, *([self._last] if self._last else [])]:
-            future.exception()
+        _done([*self._pending, *([self._last] if self._last else [])])
         self._raise()
 
     def chunks(self, array: str) -> tuple[int, ...]:
@@ -97,10 +111,10 @@ class Writer:
         """The shape of an array."""
         return self._array(array).shape
 
-    def close(self, *, silent: bool = False) -> None:
-        """Let queued writes and commits end."""
-        self._pool.shutdown(wait=True)
-        self._commits.shutdown(wait=True)
+    def close(self, *, silent: bool = False, drop: bool = False) -> None:
+        """Let queued writes and commits end, or `drop` those that have not begun."""
+        self._pool.shutdown(wait=True, cancel_futures=drop)
+        self._commits.shutdown(wait=True, cancel_futures=drop)
         if not silent:
             self._raise()
 
@@ -118,7 +132,8 @@ class Writer:
                 before.exception()
             target[tuple(slice(*span) for span in region)] = block
         except BaseException as error:
-            self._failure = self._failure or error
+            spans = ", ".join(f"{start}:{stop}" for start, stop in region)
+            self._fail(error, f"writing {target.path} [{spans}]")
             raise
         finally:
             with self._room:
@@ -126,22 +141,36 @@ class Writer:
                 self.bytes_written += block.nbytes
                 self._room.notify_all()
 
-    def _commit(self, pending: list[Future[None]], step: int, rows: int, state: bytes | None) -> None:
-        """One after another, in the order of `commit`; nothing after the first failure."""
-        for future in pending:
-            future.exception()
+    def _commit(self, pending: list[Future[None]], step: int, rows: int, state: Callable[[], bytes] | None) -> None:
+        """One after another, in the order of `commit`; after one that could not be journaled none is."""
+        self._gap = self._gap or not _done(pending)
+        if self._gap:
+            return
+        try:
+            self.journal.commit(step, rows, state and state())
+        except BaseException as error:
+            self._gap = True
+            self._fail(error, f"the commit of {rows} samples of step {step}")
+
+    def _fail(self, error: BaseException, doing: str) -> None:
+        """Keep the first failure, in words."""
         if self._failure is None:
-            try:
-                self.journal.commit(step, rows, state)
-            except BaseException as error:
-                self._failure = error
+            told = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self._failure = StoreError(
+                f"{doing} to {self.path} failed: {told}. What was committed before is safe; make room or mend what "
+                "failed, then run again with --resume."
+            )
+            self._failure.__cause__ = error
 
     def _raise(self) -> None:
-        error = self._failure
-        if isinstance(error, OSError):
-            raise StoreError(
-                f"writing to {self.path} failed: {error.strerror or error}. What was committed before is safe; make "
-                "room or repair the disk, then run again with --resume."
-            ) from error
-        if error is not None:
-            raise error
+        if self._failure is not None:
+            raise self._failure
+
+
+def _done(futures: Sequence[Future[Any]]) -> bool:
+    """Wait until all have ended; whether each did its work."""
+    try:
+        failures = [future.exception() for future in futures]
+    except CancelledError:  # `concurrent.futures.wait` would wait for what was dropped for ever
+        return False
+    return not any(failures)
