@@ -3,10 +3,13 @@
 import re
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
 import tomllib
 from functools import partial
 from pathlib import Path
+from urllib.request import urlopen
 
 import jax
 import pytest
@@ -41,7 +44,9 @@ def folder(tmp_path, digits_store, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [one for one in COMMANDS if one[0] == "actigrad"], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [one for one in COMMANDS if one[0] == "actigrad" and one[1] != "explore"], ids=" ".join
+)
 def test_the_actigrad_commands_run(command, folder, monkeypatch, capsys):
     if command[1] == "run":  # the same command, on fewer samples and steps, into another place
         command = [*command, *shlex.split(
@@ -54,6 +59,19 @@ def test_the_actigrad_commands_run(command, folder, monkeypatch, capsys):
     assert end.value.code in (0, None), capsys.readouterr().err
     if "--output" in command:
         assert Path(command[-1]).stat().st_size > 10_000
+
+
+def test_the_page_to_look_around_opens(folder):
+    (command,) = [one for one in COMMANDS if one[:2] == ["actigrad", "explore"]]
+    start = [sys.executable, "-c", "from actigrad.cli import main; main()", *command[1:], "--no-browser"]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            found = re.search(r"http://\S+", process.stdout.readline())
+            with urlopen(found.group(), timeout=60) as page:
+                assert "actigrad" in page.read().decode()
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
 
 
 @pytest.mark.parametrize("command", [one for one in COMMANDS if one[0].startswith("scripts/")], ids=" ".join)
