@@ -171,7 +171,7 @@ def measure(case: Case, rounds: int, compiles: int) -> Iterator[Result]:
     for name, (_, plain) in steps.items():
         if plain:
             ratios = [one[name] / one[plain] for one in times]
-            low, middle, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+            low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if rounds > 1 else ratios * 3
             compiling = statistics.median(one[name].seconds / one[plain].seconds for one in made)
             base = last[plain].temporary
             yield Result(case.name, name, middle, low, high, compiling, last[name].temporary / max(1, base), base / 1e6)

@@ -149,7 +149,7 @@ def main() -> None:
         table.add_column(name, justify="left" if name == "tool" else "right")
     for row, (name, base) in ROWS.items():
         ratios = [a / b for a, b in zip(seconds[name], seconds[base], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
         arrays, size = kept[name]
         table.add_row(row, f"{middle:.2f}", f"{low:.2f} – {high:.2f}", str(arrays), f"{size / 1e6:.1f}")
     console = Console(width=120)

@@ -174,7 +174,7 @@ def _first_record(training: Training, recorder: actigrad.Recorder, every: int) -
 
 def _spread(ratios: list[float]) -> tuple[float, float, float]:
     """Median and quartiles."""
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return middle, low, high
 
 

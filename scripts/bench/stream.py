@@ -224,7 +224,7 @@ def peak_rss(words: argparse.Namespace, times: int) -> float:
 def summarise(rounds: list[dict[str, float]], ratio: Callable[[dict[str, float]], float]) -> tuple[float, float, float]:
     """Lower quartile, median, upper quartile of a ratio."""
     values = [ratio(one) for one in rounds]
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return low, middle, high
 
 
