@@ -208,7 +208,7 @@ RULES = (
     Rule("no gradient", "a gradient reaches every site", find_no_gradient),
     Rule("vanishing", "the gradient neither vanishes nor explodes between the last site and the first", find_vanishing),
     Rule("dead", "fewer than 5 % of any site's neurons are dead", find_dead),
-    Rule("constant", "fewer than 5 % of any site's neurons are stuck at one value", find_constant),
+    Rule("constant", "fewer than 5 % of any site's neurons are stuck at one value other than zero", find_constant),
     Rule("loss", "the loss ends near its minimum, and no few samples carry it", find_loss),
     Rule("changing", "no site's activation changes its size tenfold", find_changing),
     Rule("spikes", "no step has a gradient ten times the usual", find_spikes),
