@@ -30,27 +30,9 @@ from actigrad.runs import job, run
 from actigrad.storage import grid
 from actigrad.storage.journal import Journal, journal_path
 from actigrad.storage.store import is_store, open_store
-from stores import chunks, wrong_parts
+from stores import NET, chunks, wrong_parts
 
-MODEL = """
-import jax, jax.numpy as jnp, numpy as np
-import flax.nnx as nnx
-
-class Net(nnx.Module):
-    def __init__(self, rngs):
-        self.hidden = nnx.Linear(3, 8, rngs=rngs)
-    def __call__(self, x):
-        return jnp.tanh(self.hidden(x))
-
-def build(*, seed):
-    return Net(nnx.Rngs(seed))
-
-def load():
-    return {"x": np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)}
-
-def loss(apply, params, batch):
-    return jnp.square(apply(params, batch["x"])).sum(axis=1)
-
+MODEL = f"""{NET}
 def train(loss, params, data, *, steps, seed):
     for step in range(1, steps + 1):
         params = jax.tree.map(lambda p: p * np.float32(0.9), params)

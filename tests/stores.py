@@ -11,6 +11,27 @@ import zarr
 
 from actigrad.storage.journal import read_commits
 
+NET = """
+import jax, jax.numpy as jnp, numpy as np
+import flax.nnx as nnx
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(3, 8, rngs=rngs)
+    def __call__(self, x):
+        return jnp.tanh(self.hidden(x))
+
+def build(*, seed):
+    return Net(nnx.Rngs(seed))
+
+def load(*, n=10):
+    return {"x": np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)}
+
+def loss(apply, params, batch):
+    return jnp.square(apply(params, batch["x"])).sum(axis=1)
+"""
+"""What a run of a config observes, but for how it trains."""
+
 
 def chunks(store: Path) -> dict[str, bytes]:
     """Every chunk of a store by its name."""

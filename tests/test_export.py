@@ -22,11 +22,12 @@ from actigrad import cli
 from actigrad import export as exporting
 from actigrad.errors import ExportError, StoreError
 from actigrad.export import FORMATS, export
-from actigrad.export.images import draw_by_sample, draw_by_step, encode, make_scale_of
+from actigrad.export.images import draw_by_sample, draw_by_step, encode
 from actigrad.export.series import list_series
 from actigrad.export.to_npz import safe_name
 from actigrad.export.to_tensorboard import make_buckets
 from actigrad.metrics import METRICS, bin_edges
+from actigrad.pictures.scales import read_scale
 from actigrad.storage.create import finalize_store
 from actigrad.storage.store import open_store
 
@@ -198,7 +199,7 @@ def test_tensorboard_shows_heatmaps_as_images(board, tree):
     from matplotlib.image import imread
 
     series = next(one for one in list_series(tree) if (one.place, one.quantity) == ("head/relu", "activation"))
-    drawn = draw_by_sample(series, 4, make_scale_of(series, 1))
+    drawn = draw_by_sample(series, 4, read_scale(series.group, series.quantity, 1))
     shown = imread(BytesIO(png))[::8, ::8, :3]
     np.testing.assert_allclose(shown * 255, drawn, atol=0.5)
     assert json.loads(board("images/images", tag="activation_by_step/head/relu", sample=0))[0]["step"] == 4
@@ -225,7 +226,7 @@ def test_a_constant_has_one_bucket_with_a_width_and_nothing_has_none():
 
 def test_an_image_joins_blocks_without_a_seam_and_is_loud_where_not_finite(tree, monkeypatch):
     series = next(one for one in list_series(tree) if one.place == "block1/conv")
-    scale = make_scale_of(series, 1)
+    scale = read_scale(series.group, series.quantity, 1)
     whole = draw_by_sample(series, 4, scale)
     monkeypatch.setattr("actigrad.export.images.READ_BYTES", 1)
     np.testing.assert_array_equal(draw_by_sample(series, 4, scale), whole)

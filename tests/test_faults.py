@@ -25,27 +25,10 @@ from actigrad.storage.journal import Journal, journal_path, read_commits
 from actigrad.storage.store import open_store
 from actigrad.storage.verification import whole_steps
 from actigrad.storage.writer import Writer
-from stores import chunks, wrong_parts
+from stores import NET, chunks, wrong_parts
 
-MODEL = """
+MODEL = f"""{NET}
 import time
-import jax, jax.numpy as jnp, numpy as np
-import flax.nnx as nnx
-
-class Net(nnx.Module):
-    def __init__(self, rngs):
-        self.hidden = nnx.Linear(3, 8, rngs=rngs)
-    def __call__(self, x):
-        return jnp.tanh(self.hidden(x))
-
-def build(*, seed):
-    return Net(nnx.Rngs(seed))
-
-def load(*, n=10):
-    return {"x": np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)}
-
-def loss(apply, params, batch):
-    return jnp.square(apply(params, batch["x"])).sum(axis=1)
 
 def train(loss, params, data, *, steps, seed):
     gradient = jax.jit(jax.grad(lambda params: loss(params, data).mean()))

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from actigrad.metrics import bin_edges
-from actigrad.pictures.palette import CLIPPED_SHARE, DIVERGING, NOT_FINITE, SEQUENTIAL, Scale, make_scale
+from actigrad.pictures.palette import (
+    CLIPPED_SHARE,
+    CLIPPED_STATISTICS,
+    DIVERGING,
+    NOT_FINITE,
+    SEQUENTIAL,
+    Scale,
+    make_scale,
+    make_scale_of_statistics,
+)
 
 EDGES = np.asarray(bin_edges())
 
@@ -58,6 +67,28 @@ def test_what_is_not_finite_bounds_nothing(found, high):
     counts = np.histogram([-2.0, 3.0], EDGES)[0]
     scale = make_scale(counts, 0, EDGES[:-1], EDGES[1:], np.asarray(found))
     assert (scale.low, scale.high, scale.colours) == (-high, high, DIVERGING)
+
+
+def test_a_share_that_would_be_rounded_to_nothing_is_told():
+    assert Scale(0.0, 1.0, SEQUENTIAL, 1e-6).text().endswith("; under 0.01% of all values lie beyond")
+    assert Scale(0.0, 1.0, SEQUENTIAL, 0.00123, "extremes").text().endswith("; 0.12% of all extremes lie beyond")
+    assert "beyond" not in Scale(0.0, 1.0, SEQUENTIAL, 0.0).text()
+
+
+def test_one_of_a_hundred_extremes_lies_beyond_and_dead_neurons_change_nothing():
+    extremes = np.random.default_rng(0).standard_t(3, size=(20, 500))
+    extremes[0, 0] = np.inf
+    scale = make_scale_of_statistics(extremes, "extremes")
+    finite = np.abs(extremes[np.isfinite(extremes)])
+    np.testing.assert_allclose(np.mean(finite > scale.high), CLIPPED_STATISTICS, atol=1e-3)
+    assert (scale.low, scale.clipped) == (-scale.high, np.mean(finite > scale.high))
+    dead = make_scale_of_statistics(np.concatenate([extremes, np.zeros((1000, 500))]), "extremes")
+    assert dead.high == scale.high
+
+
+@pytest.mark.parametrize("nothing", [np.zeros(3), np.full(3, np.nan), np.zeros(0)])
+def test_extremes_of_nothing_have_a_scale_too(nothing):
+    assert make_scale_of_statistics(nothing, "extremes") == Scale(0.0, 1.0, SEQUENTIAL, 0.0, "extremes")
 
 
 def test_what_is_not_finite_has_a_colour_that_no_map_holds():

@@ -15,8 +15,9 @@ from actigrad.errors import ViewError
 from actigrad.explorer.source import Snapshot, strongest
 from actigrad.explorer.view import View
 from actigrad.pictures.order import label_order, natural_order, score_order
-from actigrad.pictures.palette import DIVERGING, Scale, make_scale
+from actigrad.pictures.palette import DIVERGING, Scale
 from actigrad.pictures.raster import Aggregate, rasterise
+from actigrad.pictures.scales import read_scale
 
 Window = tuple[float, float, float, float]
 
@@ -31,7 +32,7 @@ class Matrix:
         columns: (column,) which sample or step a column is.
         labels: (column,) of samples that have one, else None.
         groups: runs of one label, as (label, start, stop).
-        scale: from the run's own histogram, or of the difference.
+        scale: of the run, or of the difference.
         x: sample or step.
     """
 
@@ -175,13 +176,7 @@ def _subtrahend(view: View, columns: np.ndarray, shape: tuple[int, ...]) -> np.n
 
 def _run_scale(view: View) -> Scale:
     snapshot, s = view.snapshot, view.state
-    group, at = snapshot.summary(s.site), snapshot.position(view.step)
-    assert group is not None
-    counts = group[f"{s.quantity}_histogram"].isel(step=at).values
-    zeros = group[f"{s.quantity}_special"].isel(step=at, special=0).values
-    extremes = snapshot.metric(s.site, s.quantity, "extreme")[snapshot.steps.index(view.step)]
-    summed = counts.reshape(-1, counts.shape[-1]).sum(0)
-    return make_scale(summed, int(zeros.sum()), group["bin_left"].values, group["bin_right"].values, extremes)
+    return read_scale(snapshot.summary(s.site), s.quantity, None if s.x == "step" else snapshot.position(view.step))
 
 
 def _difference_scale(values: np.ndarray) -> Scale:

@@ -12,19 +12,11 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 from actigrad.export.series import Series
-from actigrad.metrics import METRICS
-from actigrad.pictures.palette import NOT_FINITE, Scale, make_scale
+from actigrad.pictures.palette import NOT_FINITE, Scale
 from actigrad.pictures.raster import rasterise
 
 PIXELS = (256, 512)
 READ_BYTES = 64 << 20
-
-
-def make_scale_of(series: Series, index: int) -> Scale:
-    """The colours of a series at a step, from its histogram."""
-    counts, zeros = series.histogram(index) or (np.zeros(0), 0)
-    extremes = series.read(index)[METRICS.index("extreme")].ravel()
-    return make_scale(counts, zeros, *series.edges(), extremes)
 
 
 def draw_by_step(series: Series, scale: Scale) -> np.ndarray:

@@ -29,10 +29,11 @@ from tensorboard.plugins.scalar.metadata import create_summary_metadata as scala
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from actigrad.export.images import draw_by_sample, draw_by_step, encode, make_scale_of
+from actigrad.export.images import draw_by_sample, draw_by_step, encode
 from actigrad.export.series import Series, list_series
 from actigrad.findings import split_samples
 from actigrad.metrics import METRICS
+from actigrad.pictures.scales import read_scale
 from actigrad.storage.store import read_samples
 
 SCALARS: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
@@ -92,14 +93,15 @@ def _values(series: Series, index: int, step: int, *, last: bool) -> Iterator[Su
 
 
 def _images(series: Series, index: int, step: int, last: bool) -> Iterator[Summary.Value]:
-    scale = make_scale_of(series, index)
-    pictures = {"sample": draw_by_sample(series, step, scale)}
+    scales = {"sample": read_scale(series.group, series.quantity, index)}
+    pictures = {"sample": draw_by_sample(series, step, scales["sample"])}
     if last and len(series.steps) > 1:
-        pictures["step"] = draw_by_step(series, scale)
+        scales["step"] = read_scale(series.group, series.quantity, None)
+        pictures["step"] = draw_by_step(series, scales["step"])
     for across, picture in pictures.items():
         if picture is not None:
             axes = f"neurons from the top down, {across}s from left to right"
-            text = f"{series.quantity} of {series.place}: {axes}; {scale.text()}"
+            text = f"{series.quantity} of {series.place}: {axes}; {scales[across].text()}"
             height, width = (str(size).encode() for size in picture.shape[:2])
             tag = f"{series.quantity}_by_{across}/{series.place}"
             yield _value(tag, np.array([width, height, encode(picture)], object), image_metadata("", text))

@@ -204,7 +204,7 @@ class StepCapture:
 
     def attribute(self, write: StepWriter, params: Any, batch: Batch, start: int) -> dict[str, jax.Array]:
         """The further maps of the inputs that are kept at this step, by array."""
-        held = [name for name in self.job.tensors().inputs if write.has(f"inputs/{name}/full/value")]
+        held = [name for name in self.inputs if write.has(f"inputs/{name}/full/value")]
         if not (held and self.job.config.inputs.methods):
             return {}
         maps = self.attributions(params, batch, start)

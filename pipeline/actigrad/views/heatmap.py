@@ -11,8 +11,9 @@ from actigrad.errors import ViewError
 from actigrad.pictures.catalogue import find_order
 from actigrad.pictures.matrices import open_matrix
 from actigrad.pictures.order import is_permutation
-from actigrad.pictures.palette import NOT_FINITE, SEQUENTIAL, Scale, make_scale
+from actigrad.pictures.palette import NOT_FINITE, SEQUENTIAL, Scale
 from actigrad.pictures.raster import Aggregate, rasterise
+from actigrad.pictures.scales import read_scale
 from actigrad.sites import Site
 from actigrad.storage.store import read_samples
 from actigrad.views.reading import (
@@ -23,7 +24,6 @@ from actigrad.views.reading import (
     find_summary,
     frame,
     open_tree,
-    read_metric,
 )
 from actigrad.views.style import WIDTH, wrap
 
@@ -109,12 +109,7 @@ def _scale(tree, site: Site, quantity: str, index: int | None, reduction: str) -
     """Of a step, or of all of them together."""
     if reduction == "nonfinite":
         return Scale(0.0, 1.0, SEQUENTIAL, 0.0)
-    group, steps = find_summary(tree, site), slice(None) if index is None else [index]
-    counts = group[f"{quantity}_histogram"].isel(step=steps).values
-    zeros = group[f"{quantity}_special"].isel(step=steps, special=0).values
-    counts = counts.reshape(-1, counts.shape[-1]).sum(0)
-    extremes = read_metric(tree, site, quantity, "extreme")[steps].ravel()
-    return make_scale(counts, int(zeros.sum()), group["bin_left"].values, group["bin_right"].values, extremes)
+    return read_scale(find_summary(tree, site), quantity, index, statistic=reduction)
 
 
 def _known(tree, site: Site, x: str) -> dict[str, np.ndarray | None]:
@@ -131,6 +126,8 @@ def _known(tree, site: Site, x: str) -> dict[str, np.ndarray | None]:
 
 def _describe_cell(view: Aggregate, reduction: str, x: str) -> str:
     (fy, fx), what = view.factors, REDUCTIONS[reduction]
+    if fx == fy == 1 and x == "step":
+        return f"a cell is {what} of a neuron's values at a step"
     if fx == fy == 1:
         return "a cell is one element" if reduction == "extreme" else f"a cell is {what} of one element"
     return f"a cell is {what} of {fy} neuron{'s' * (fy > 1)} × {fx} {x}{'s' * (fx > 1)}"

@@ -8,16 +8,17 @@ import numpy as np
 from actigrad.errors import ViewError
 from actigrad.pictures.order import natural_order, score_order
 from actigrad.pictures.palette import NOT_FINITE
+from actigrad.pictures.scales import read_scale
 from actigrad.storage.store import read_samples
 from actigrad.views.reading import (
     Store,
     describe_quantity,
     find_group,
     find_step,
+    find_summary,
     open_tree,
     read_full,
     read_place,
-    read_scale,
     require,
 )
 from actigrad.views.style import INK, WIDTH, dress
@@ -62,7 +63,7 @@ def feature_maps(
     size = np.sqrt(np.mean(np.square(np.where(np.isfinite(maps), maps, 0.0), dtype=np.float64), axis=(1, 2)))
     chosen = (score_order(size, size == 0) if order == "score" else natural_order(len(maps)))[:most]
     index = find_step(tree, step)
-    scale, (h, w) = read_scale(tree, place.site, quantity, index), maps.shape[1:]
+    scale, (h, w) = read_scale(find_summary(tree, place.site), quantity, index), maps.shape[1:]
     wall, ids, corners = _wall(maps, chosen)
     rows, columns = wall.shape
     names = [dim for dim in dims if dim != along]

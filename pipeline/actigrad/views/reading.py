@@ -8,7 +8,6 @@ import xarray
 
 from actigrad.errors import ViewError, did_you_mean
 from actigrad.metrics import METRICS
-from actigrad.pictures.palette import Scale, make_scale
 from actigrad.sites import Site, choose
 from actigrad.storage.places import Where
 from actigrad.storage.schema import site_group
@@ -106,16 +105,6 @@ def neuron_ids(place: Place) -> dict[str, np.ndarray]:
     index = np.indices((*loops, count_neurons(place.site))).reshape(len(loops) + 1, -1)
     names = ["layer", *(f"layer{i}" for i in range(2, len(loops) + 1))][: len(loops)]
     return {"neuron": index[-1]} | dict(zip(names, index[:-1], strict=True))
-
-
-def read_scale(tree: xarray.DataTree, site: Site, quantity: str, index: int) -> Scale:
-    """The colours of a quantity of a site at the step of that position: those of the run, not of what is seen."""
-    group = find_summary(tree, site)
-    counts = group[f"{quantity}_histogram"].isel(step=index).values
-    zeros = group[f"{quantity}_special"].isel(step=index, special=0).values
-    counts = counts.reshape(-1, counts.shape[-1]).sum(0)
-    extremes = read_metric(tree, site, quantity, "extreme")[index].ravel()
-    return make_scale(counts, int(zeros.sum()), group["bin_left"].values, group["bin_right"].values, extremes)
 
 
 def find_step(tree: xarray.DataTree, step: int | None) -> int:
