@@ -61,6 +61,12 @@ def test_a_view_is_drawn_by_both_backends_and_every_label_is_within_the_picture(
     assert path.read_text().startswith("<?xml")
 
 
+@pytest.mark.parametrize("name", ["overview", "flow", "distribution", "neuron", "compare"])
+def test_a_view_of_a_run_with_one_recorded_step_is_drawn(name, store, decoder):
+    one = store.map_over_datasets(lambda data: data.isel(step=[-1]) if "step" in data.dims else data)
+    hv.render(VIEWS[name](one, decoder), backend="bokeh")
+
+
 def test_a_saved_page_makes_no_request_and_an_unknown_suffix_is_told(store, tmp_path):
     page = views.save(views.flow(store), tmp_path / "flow.html").read_text()
     assert not re.search(r"<(script|link)[^>]*(src|href)=", page)

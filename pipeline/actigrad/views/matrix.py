@@ -45,7 +45,9 @@ def matrix(
         fy, fx = view.factors
         cell = "a cell is one value" if fx == fy == 1 else f"a cell is the signed extreme of {fy} × {fx} values"
         data = {axes[1]: view.centres(1), axes[0]: view.centres(0), **layers}
-        image = hv.Image(data, [axes[1], axes[0]], list(layers), datatype=["grid"])
+        (y, x), (h, w) = view.start, view.extreme.shape
+        bounds = x - 0.5, y - 0.5, x + fx * w - 0.5, y + fy * h - 0.5  # of one cell alone nobody could tell its size
+        image = hv.Image(data, [axes[1], axes[0]], list(layers), bounds=bounds, datatype=["grid"])
         return dress(
             image, height=int(np.clip(8 * rows + 150, 280, 480)), title=[*title, f"{cell}; {scale.text()}"],
             cmap=scale.colours, clim=(scale.low, scale.high), colorbar=True, clabel="value", tools=["hover"],

@@ -54,10 +54,11 @@ def distribution(store: Store, site: str, *, quantity: str = "activation") -> An
     kept, steps = _occupied(counts.sum(0), middle), read_samples(tree)["step"].values.tolist()
     shown = counts[:, kept].T.astype(np.float64)
     total = np.maximum(1, counts.sum(1) + sum(special.values()))
-    bounds = {name: np.broadcast_to(side[kept][:, None], shown.shape) for name, side in edges.items()}
-    layers = {"count": np.where(shown > 0, shown, np.nan), "share": shown / total, **bounds}
+    ends = {name: np.broadcast_to(side[kept][:, None], shown.shape) for name, side in edges.items()}
+    layers = {"count": np.where(shown > 0, shown, np.nan), "share": shown / total, **ends}
     data = {"step": np.arange(len(steps)), "bin": np.arange(len(kept)), **layers}
-    image = hv.Image(data, ["step", "bin"], list(layers), datatype=["grid"])
+    bounds = -0.5, -0.5, len(steps) - 0.5, len(kept) - 0.5  # of one step alone nobody could tell how wide it is
+    image = hv.Image(data, ["step", "bin"], list(layers), bounds=bounds, datatype=["grid"])
     picture = dress(image, **count_options(equalise=False), clabel="values in the bin")
     loud = [(name, counts) for name, counts in special.items() if counts.any()]
     if loud:
