@@ -149,10 +149,10 @@ class CaptureRule(Record):
     """Patterns of sites to leave out."""
     quantities: tuple[Quantity, ...] = Field(default=("activation", "gradient"), strict=False, min_length=1)
     """Which quantities."""
-    keep: Literal["summary", "full"] = "summary"
-    """A few values a neuron and a histogram, or also the whole arrays."""
+    keep: Literal["summary", "levels", "full"] = "summary"
+    """A few values a neuron and a histogram; also a picture of neurons by samples (docs/levels.md); or whole arrays."""
     steps: Literal["last", "all"] = "last"
-    """At which recorded steps whole arrays are kept; summaries are kept at all."""
+    """At which recorded steps pictures or whole arrays are kept; summaries are kept at all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of whole arrays. bfloat16 values are stored in float32, where they compress to about half."""
 

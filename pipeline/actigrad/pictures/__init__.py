@@ -9,6 +9,7 @@ raster      a viewport to at most as many cells as pixels
 ripmap      which levels a matrix has, and in which tiles they are made
 stored      levels as they lie in a store
 levels      a rip-map, so that any window is one small read
-matrices    what a store shows of a site as neurons by something
+lazy        what a store holds of a site as matrices, neurons by something
+matrices    the same with the orders and the levels that are stored
 catalogue   orders by name; orders and levels into a store
 """

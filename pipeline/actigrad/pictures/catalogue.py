@@ -20,7 +20,8 @@ from dask.base import compute
 
 from actigrad.errors import StoreError, ViewError
 from actigrad.metrics import METRICS
-from actigrad.pictures.matrices import build, is_large, read_group, reorder, sample_source, step_source
+from actigrad.pictures.lazy import blocks_source, read_group, reorder, sample_source, step_source
+from actigrad.pictures.matrices import build, is_large
 from actigrad.pictures.order import (
     find_silent,
     is_permutation,
@@ -156,7 +157,9 @@ def write_levels(where: Where, orders: Sequence[str] = ("natural",), *, sites: S
                     told(f"{site.path}: no order {name!r}: {error}")
                     continue
                 for quantity, columns, source in _sources(tree, site):
-                    if is_large(source) and build(where, site, quantity, columns, name, reorder(source, rows)):
+                    if source.block > 1 and rows is not None:
+                        told(f"{site.path}: {quantity} by {columns}, {name}: blocks of neurons are in natural order")
+                    elif is_large(source) and build(where, site, quantity, columns, name, reorder(source, rows)):
                         told(f"{site.path}: {quantity} by {columns}, {name}")
                         made += 1
         consolidate(where)
@@ -189,9 +192,11 @@ def _sources(tree: xarray.DataTree, site: Site) -> list[tuple[str, str, Source]]
     for quantity in ("activation", "gradient"):
         if quantity in summary:
             found.append((quantity, "step", step_source(tree, site, quantity)))
-        if quantity in full:
-            steps = full["step"].values.tolist()
-            found += [(quantity, f"sample-{one}", sample_source(tree, site, quantity, one)[0]) for one in steps]
+        whole = full["step"].values.tolist() if quantity in full else []
+        found += [(quantity, f"sample-{one}", sample_source(tree, site, quantity, one)[0]) for one in whole]
+        for one in read_samples(tree)["step"].values.tolist():
+            if one not in whole and (blocks := blocks_source(tree, site, quantity, one)):
+                found.append((quantity, f"sample-{one}", blocks[0]))
     return found
 
 

@@ -126,6 +126,24 @@ def join_summaries(
     )
 
 
+def read_cells(fields: Float64[np.ndarray, "y x 5"], columns: Int32[np.ndarray, "x"]) -> Cells:
+    """Cells of one column each, from their extreme, its row, their mean, and how many values are finite and are not.
+
+    Args:
+        fields: one of these five after the other.
+        columns: ids.
+    """
+    extreme, row, mean, finite, nonfinite = np.moveaxis(fields, -1, 0)
+    return Cells(
+        extreme=extreme.astype(np.float32),
+        row=row.astype(np.int32),
+        column=np.where(row < 0, np.int32(-1), columns[None, :]),
+        total=np.where(finite > 0, mean * finite, 0.0),
+        finite=finite.astype(np.int64),
+        nonfinite=nonfinite.astype(np.int64),
+    )
+
+
 def stack(blocks: Sequence[Sequence[Cells]]) -> Cells:
     """Cells of a matrix from those of its blocks, row by row of blocks."""
     return Cells(*(np.block([[getattr(one, f.name) for one in row] for row in blocks]) for f in fields(Cells)))

@@ -11,7 +11,8 @@ Bit-equal however the matrix is chunked: no cell of any level is in two tiles, a
 finer one. When columns are appended, only the last partial tiles are read and written again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,16 @@ import zarr
 from dask.base import compute
 from dask.delayed import delayed
 
-from actigrad.pictures.cells import Cells, Factors, join_summaries, read_block, reduce_cells, reduce_values, stack
+from actigrad.pictures.cells import (
+    Cells,
+    Factors,
+    join_summaries,
+    read_block,
+    read_cells,
+    reduce_cells,
+    reduce_values,
+    stack,
+)
 from actigrad.pictures.raster import Matrix
 from actigrad.pictures.ripmap import COARSEST, FINEST, Plan, Source, make_plan
 from actigrad.pictures.stored import (
@@ -49,23 +59,23 @@ def build_levels(group: zarr.Group, source: Source, *, append: bool = False, fin
     plan = make_plan(source, finest=finest, coarsest=coarsest)
     start, there = 0, read_plan(group)
     if append and there and there.levels == plan.levels and there.shape[0] == plan.shape[0]:
-        plan = Plan(plan.shape, there.tile, there.gathered, there.direct)
+        plan = replace(there, shape=plan.shape)
         start = there.shape[1] // plan.tile[1] * plan.tile[1]
     group.update_attributes({"complete": False})
     for name in [] if start else list(group.group_keys()):
         del group[name]
     arrays = {factors: create_level(group, source, plan, factors, keep=start > 0) for factors in plan.levels}
     lazy = as_lazy(source.values)[:, start:]
-    build = delayed(_build_tile, pure=False)
+    read, build = _reader(source), delayed(_build_tile, pure=False)
     tiles = [
         [
             build(
                 block, ids_of(source.rows, rows), ids_of(source.columns, (start + columns[0], start + columns[1])),
-                source.statistics, plan, {f: arrays[f] for f in plan.direct}, (rows[0], start + columns[0]),
+                read, plan, {f: arrays[f] for f in plan.direct}, (rows[0] * source.block, start + columns[0]),
             )
             for rows, columns, block in line
         ]
-        for line in delayed_tiles(lazy, plan.tile)
+        for line in delayed_tiles(lazy, (plan.tile[0] // source.block, plan.tile[1]))
     ]  # fmt: skip
     parts = compute(tiles)[0]
     for factors in plan.gathered:
@@ -90,23 +100,33 @@ def open_levels(group: zarr.Group, values: Any = None, rows: Any = None, columns
             levels[factors] = StoredLevel(group, factors, plan.shape, dict(attrs), rows, columns)  # type: ignore[arg-type]
     if plan and (1, 1) in plan.levels:
         values = group[f"{level_name((1, 1))}/extreme"]
-    return Matrix(values, rows, columns, levels)
+    return Matrix(values, rows, columns, levels, plan.shape if plan else None)
 
 
-def _build_tile(block: np.ndarray, rows: np.ndarray, columns: np.ndarray, statistics: int, plan: Plan,
+def _reader(source: Source) -> Callable[..., Cells] | None:
+    """What makes cells of a tile of which no values are known: (block, rows, columns) -> those of the base."""
+
+    def join(block: np.ndarray, rows: np.ndarray, columns: np.ndarray, count: int = source.statistics) -> Cells:
+        extreme, mean, nonfinite = np.moveaxis(np.asarray(block, np.float32), -1, 0)
+        return join_summaries(extreme, mean, nonfinite, rows, columns, count)
+
+    if source.cells:
+        return lambda block, rows, columns: read_cells(np.asarray(block), columns)
+    return join if source.statistics else None
+
+
+def _build_tile(block: np.ndarray, rows: np.ndarray, columns: np.ndarray, read: Callable[..., Cells] | None, plan: Plan,
                 arrays: Mapping[Factors, Mapping[str, Any]], at: tuple[int, int]) -> dict[Factors, Any]:  # fmt: skip
     """Reduce a tile to all levels, write those that are its own, return the others."""
-    values = np.asarray(block, np.float32)
-    joined = None
-    if statistics:
-        joined = join_summaries(values[..., 0], values[..., 1], values[..., 2], rows, columns, statistics)
+    joined = read(block, rows, columns) if read else None
+    values = np.asarray(block, np.float32) if joined is None else np.empty(0)
     made: dict[Factors, Any] = {}
     for factors in plan.levels:
         finer = plan.finer(factors)
         if finer is not None:
             made[factors] = reduce_cells(made[finer], (factors[0] // finer[0], factors[1] // finer[1]))
         elif joined is not None:
-            made[factors] = reduce_cells(joined, factors)
+            made[factors] = reduce_cells(joined, (factors[0] // plan.base[0], factors[1]))
         elif factors == (1, 1) and values.ndim == 2:
             made[factors] = values
         else:

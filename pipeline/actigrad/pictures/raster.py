@@ -51,20 +51,28 @@ class Matrix:
     """What is looked at.
 
     Attributes:
-        values: (row, column) or (row, column, value), what slices like NumPy and becomes an array; any real dtype.
+        values: (row, column) or (row, column, value), what slices like NumPy and becomes an array; any real dtype. None
+            where there is nothing finer than the finest level.
         rows, columns: the ids of what is shown at each place; None where they are the places.
         levels: by factors.
+        size: rows and columns, where values do not tell.
     """
 
     values: Any
     rows: np.ndarray | None = None
     columns: np.ndarray | None = None
     levels: Mapping[Factors, Level] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return self.values.shape[0], self.values.shape[1]
+        return self.size or (self.values.shape[0], self.values.shape[1])
+
+    @property
+    def finest(self) -> Factors:
+        """Rows and columns that a cell covers at least."""
+        return min(self.levels) if self.values is None else (1, 1)
 
     def ids(self, axis: int, span: Span) -> np.ndarray:
         """Of the rows (0) or columns (1) from one place to another."""
@@ -120,7 +128,7 @@ def rasterise(values: Any, window: Window | None = None, pixels: tuple[int, int]
     wanted = window or ((0, matrix.shape[0]), (0, matrix.shape[1]))
     inside = [(max(0, min(a, n)), max(0, min(b, n))) for (a, b), n in zip(wanted, matrix.shape, strict=True)]
     y, x = (_needed(wanted[i][1] - wanted[i][0], inside[i][1], max(1, pixels[i])) for i in (0, 1))
-    level, factors = _choose((y, x), matrix.levels)
+    level, factors = _choose((y, x), matrix)
     rows, columns = (_snap(*inside[i], factors[i], matrix.shape[i]) for i in (0, 1))
     cells = _read(matrix, level, factors, (rows, columns))
     start = rows[0], columns[0]
@@ -146,14 +154,14 @@ def _snap(low: int, high: int, factor: int, size: int) -> Span:
     return start, min(size, -(-high // factor) * factor) if high > low else start
 
 
-def _choose(needed: tuple[int, int], levels: Mapping[Factors, Level]) -> tuple[Factors, Factors]:
+def _choose(needed: tuple[int, int], matrix: Matrix) -> tuple[Factors, Factors]:
     """The level to read and the factors to show, whole multiples of the level's, at most twice what is needed."""
-    options = []
-    for level in {(1, 1), *levels}:
+    options, levels = [], matrix.levels
+    for level in {matrix.finest, *levels}:
         factors = -(-needed[0] // level[0]) * level[0], -(-needed[1] // level[1]) * level[1]
         width = LEVEL_BYTES if level in levels else 4
         cost = width * (needed[0] / level[0]) * (needed[1] / level[1])
-        if level == (1, 1) or (factors[0] <= 2 * needed[0] and factors[1] <= 2 * needed[1]):
+        if level == matrix.finest or (factors[0] <= 2 * needed[0] and factors[1] <= 2 * needed[1]):
             options.append((max(cost, CHEAP), factors[0] * factors[1], cost, factors, level))
     *_, factors, level = min(options)
     return level, factors

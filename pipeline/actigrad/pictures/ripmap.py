@@ -32,11 +32,14 @@ class Source:
 
     Attributes:
         values: lazy (row, column) or (row, column, value): elements of one or several values, of any real dtype. With
-            `statistics`, (row, column, loop, 3): extreme, mean and non-finite count of the values of an element.
+            `statistics`, (row, column, loop, 3): extreme, mean and non-finite count of the values of an element; or
+            with `cells`, (block, column, 5): what `read_cells` takes.
         rows, columns: ids; None where they are the places.
-        statistics: how many values each statistic is of; 0 where values are values.
+        statistics: how many values of an element each statistic is of; 0 where values are values.
         copy: whether 1x1 is stored although the matrix could be read.
         attrs: provenance, for the group.
+        block: how many rows are one along the first axis of values.
+        height: how many rows there are; 0 for as many as values have.
     """
 
     values: Any
@@ -45,15 +48,24 @@ class Source:
     statistics: int = 0
     copy: bool = False
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    block: int = 1
+    height: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return self.values.shape[0], self.values.shape[1]
+        return self.height or self.values.shape[0], self.values.shape[1]
+
+    @property
+    def cells(self) -> bool:
+        """Whether values are cells already."""
+        return self.height > 0
 
     @property
     def count(self) -> int:
         """Values of an element."""
+        if self.cells:
+            return self.statistics
         return max(1, self.statistics) * (self.values.shape[2] if self.values.ndim > 2 else 1)
 
 
@@ -65,12 +77,14 @@ class Plan:
         shape: of the matrix.
         tile: rows and columns.
         gathered, direct: the levels written at the end, and those written by the tiles.
+        base: what the first levels are reduced from: 1x1, or the finest that was kept.
     """
 
     shape: tuple[int, int]
     tile: tuple[int, int]
     gathered: tuple[Factors, ...]
     direct: tuple[Factors, ...]
+    base: Factors = (1, 1)
 
     @property
     def levels(self) -> tuple[Factors, ...]:
@@ -83,9 +97,9 @@ class Plan:
         return (CHUNK, CHUNK) if factors in self.gathered else (min(CHUNK, part[0]), min(CHUNK, part[1]))
 
     def finer(self, factors: Factors) -> Factors | None:
-        """The level that one is reduced from, always the same; None for the matrix itself."""
+        """The level that one is reduced from, always the same; None for the base."""
         candidates = (factors[0] // FACTOR, factors[1]), (factors[0], factors[1] // FACTOR)
-        return next((one for one in candidates if one in self.levels and one != (1, 1)), None)
+        return next((one for one in candidates if one in self.levels and one != self.base), None)
 
 
 def choose_levels(shape: tuple[int, int], *, finest: int = FINEST, coarsest: int = COARSEST) -> list[Factors]:
@@ -101,13 +115,15 @@ def choose_levels(shape: tuple[int, int], *, finest: int = FINEST, coarsest: int
 
 def make_plan(source: Source, *, finest: int = FINEST, coarsest: int = COARSEST) -> Plan:
     """Levels, tiles, and who writes what."""
-    levels = choose_levels(source.shape, finest=finest, coarsest=coarsest)
+    lazy, base = as_lazy(source.values), (source.block, 1)
+    found = choose_levels(lazy.shape[:2], finest=finest, coarsest=coarsest)
+    levels = [(source.block * fy, fx) for fy, fx in found]
+    unit = tuple(max([f[axis] for f in found], default=1) for axis in (0, 1))
     if source.copy or source.count > 1:
-        levels = [(1, 1), *levels]
-    unit = tuple(max([f[axis] for f in levels], default=1) for axis in (0, 1))
-    lazy = as_lazy(source.values)
+        levels = [base, *levels]
     tile = choose_tile(lazy.shape, lazy.chunksize, unit)
+    tile = tile[0] * source.block, tile[1]
     cells = lambda f: math.prod(-(-n // one) for n, one in zip(source.shape, f, strict=True))
     most = max(GATHERED, math.prod(source.shape) // 4096)
     gathered = tuple(f for f in levels if cells(f) <= most)
-    return Plan(source.shape, tile, gathered, tuple(f for f in levels if f not in gathered))
+    return Plan(source.shape, tile, gathered, tuple(f for f in levels if f not in gathered), base)

@@ -81,6 +81,7 @@ def describe_levels(group: zarr.Group, source: Source, plan: Plan) -> dict[str, 
     bad = sum(int(np.asarray(group[f"{level_name(f)}/nonfinite"][...]).sum()) for f in coarsest)  # type: ignore[index]
     return {
         **source.attrs, "complete": True, "shape": list(plan.shape), "values_per_element": source.count,
+        "finest": level_name(plan.base),
         "nonfinite": bad, "tile": list(plan.tile), "written_by_tiles": [level_name(f) for f in plan.direct],
         "zarr_conventions": [CONVENTION], "multiscales": {"layout": [_entry(f, plan) for f in plan.levels]},
     }  # fmt: skip
@@ -94,7 +95,8 @@ def read_plan(group: zarr.Group) -> Plan | None:
     levels = [_factors(entry["asset"]) for entry in attrs["multiscales"]["layout"]]
     direct = tuple(_factors(name) for name in attrs["written_by_tiles"])
     gathered = tuple(f for f in levels if f not in direct)
-    return Plan(tuple(attrs["shape"]), tuple(attrs["tile"]), gathered, direct)
+    base = _factors(attrs.get("finest", "1x1"))
+    return Plan(tuple(attrs["shape"]), tuple(attrs["tile"]), gathered, direct, base)
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class StoredLevel:
 def _entry(factors: Factors, plan: Plan) -> dict[str, Any]:
     """Of the convention's layout: scale and translation from the level that it was reduced from."""
     entry: dict[str, Any] = {"asset": level_name(factors), "resampling_method": "signed extreme"}
-    finer = plan.finer(factors) or ((1, 1) if (1, 1) in plan.levels and factors != (1, 1) else None)
+    finer = plan.finer(factors) or (plan.base if plan.base in plan.levels and factors != plan.base else None)
     base = finer or (1, 1)
     scale = [a / b for a, b in zip(factors, base, strict=True)]
     if finer:

@@ -19,6 +19,7 @@ Results equal the same statistic of the concatenated full tensor, whatever the b
 | `Extremes()` | each neuron's value of largest magnitude, and its sample |
 | `TopK(k)`, `BottomK(k)` | the samples in which each neuron is largest, smallest |
 | `Gram(max_width)` | covariance and Gram matrix of the neurons |
+| `Blocks(size)` | of each sample, blocks of neurons: signed extreme, whose it is, mean, non-finite count |
 | `Full(dtype)` | the array |
 | `Take(dim, at)`, `Pooled(how)`, `Project(size)` | a part, pooled over positions, projected; `then=` any of these |
 
@@ -28,6 +29,7 @@ travels as a cotangent.
 """
 
 from actigrad.reduce.base import Choice, Reduction, State, chunk, combine, finalize
+from actigrad.reduce.blocks import Blocks
 from actigrad.reduce.gram import Gram
 from actigrad.reduce.histogram import Histogram
 from actigrad.reduce.kept import Full, Pooled, Project, Rows, Take
@@ -36,6 +38,7 @@ from actigrad.reduce.summary import ActiveFraction, Summary
 
 __all__ = [
     "ActiveFraction",
+    "Blocks",
     "BottomK",
     "Choice",
     "Extremes",

@@ -20,7 +20,9 @@ from actigrad.report.tables import (
     tabulate_steps,
     tabulate_values,
 )
+from actigrad.storage.schema import blocks_group
 from actigrad.storage.store import read_samples
+from actigrad.views.reading import find_group
 
 PIXELS = (96, 320)
 WHOLE_BYTES = 1 << 29
@@ -168,7 +170,7 @@ def _site_pictures(tree: xarray.DataTree, measures: Measures, steps: Sequence[in
     several = len(steps) > 1
     for quantity in measures.numbers:
         said = say_values(measures, quantity)
-        if _small_enough(measures):
+        if _small_enough(measures) or len(find_group(tree, blocks_group(path, quantity))):
             yield Picture(
                 slug(quantity, "by sample", path),
                 lambda q=quantity: views.heatmap(tree, path, quantity=q, dynamic=False, pixels=PIXELS),

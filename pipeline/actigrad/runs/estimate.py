@@ -18,8 +18,9 @@ from actigrad.engine.recompute import recompute_between
 from actigrad.runs.job import Job
 from actigrad.runs.record import StepCapture, make_capture
 from actigrad.sites import exactly, outermost
+from actigrad.storage.blocks import BLOCK_BYTES, block_counts
 from actigrad.storage.create import compressed_share
-from actigrad.storage.schema import site_group
+from actigrad.storage.schema import blocks_group, site_group
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,16 @@ def estimate(job: Job) -> Estimate:
     costs = []
     for plan in job.plans():
         site, prefix = plan.site, site_group(plan.site.path)
-        groups = (f"{prefix}/full", f"{prefix}/summary")
+        groups = {f"{prefix}/full", f"{prefix}/summary", *(blocks_group(site.path, one) for one in plan.levels)}
         stored = sum(spec.nbytes for path, spec in template.arrays.items() if path.rpartition("/")[0] in groups)
-        kept = f"summary, whole {' and '.join(plan.full)}" if plan.full else "summary"
+        kept = "summary" + "".join(
+            f", {what} {' and '.join(quantities)}"
+            for what, quantities in (("levels of", plan.levels), ("whole", plan.full)) if quantities
+        )  # fmt: skip
         sample_bytes = site.nbytes // max(1, dict(zip(site.dims, site.shape, strict=True)).get("sample", 1))
         values = site.nbytes // site.item_size
         returned = sum(values * {"float32": 4, "bfloat16": 2}[rule.dtype] for rule in plan.full.values())
+        returned += job.traced * BLOCK_BYTES * len(block_counts(site)) * len(plan.levels)
         shape = (site.path, site.kind, site.dims, site.shape, site.dtype)
         costs.append(SiteCost(*shape, sample_bytes, kept, stored, returned))
     passing = sum(cost.sample_bytes * len(plan.summary) for cost, plan in zip(costs, job.plans(), strict=True))

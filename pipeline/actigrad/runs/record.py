@@ -9,6 +9,7 @@ whole arrays are gathered until they make a block (`rows`). After each segment o
 that goes on into the next one: from there a killed run resumes.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,14 +24,15 @@ from actigrad import reduce as reductions
 from actigrad.engine.per_sample import sample_gradient_norms
 from actigrad.engine.transform import Frame, capture
 from actigrad.metrics import METRICS
-from actigrad.reduce import Full, Histogram, Summary
+from actigrad.reduce import Blocks, Full, Histogram, Summary
 from actigrad.runs.attributions import make_attributions
 from actigrad.runs.job import Job, named_leaves
 from actigrad.runs.rows import Sink, StepWriter, keeps
 from actigrad.runs.totals import Layout, Totals, add, from_bytes, to_bytes
-from actigrad.sites import exactly
+from actigrad.sites import Site, exactly
 from actigrad.sources import Batch
-from actigrad.storage.schema import site_group, with_codecs
+from actigrad.storage.blocks import block_counts, block_size
+from actigrad.storage.schema import blocks_group, site_group, with_codecs
 
 SPARSE_SHARE = 0.3
 """From this share of zeros on, zstd is denser than a plain array by more than it costs (docs/store.md)."""
@@ -54,6 +56,8 @@ def make_capture(job: Job, loss: Callable[..., Any], *, whole: bool, dtype: str 
         kept: dict[str, reductions.Reduction] = {"summary": Summary(), "histogram": Histogram()}
         if whole and quantity in plan.full:
             kept["full"] = Full(dtype or plan.full[quantity].dtype)
+        if whole and quantity in plan.levels:
+            kept["levels"] = Blocks(block_size(plan.site) or 1)
         return kept
 
     return capture(
@@ -92,8 +96,9 @@ class StepCapture:
         self.template = with_codecs(self.template, self.sparse_arrays())
 
     def keeps_whole(self, step: int) -> bool:
-        """Whether whole arrays of sites are kept at this step."""
-        arrays = (f"{site_group(plan.site.path)}/full/{quantity}" for plan in self.plans for quantity in plan.full)
+        """Whether whole arrays of sites, or blocks of their neurons, are kept at this step."""
+        arrays = [f"{site_group(plan.site.path)}/full/{quantity}" for plan in self.plans for quantity in plan.full]
+        arrays += [f"{blocks_group(plan.site.path, what)}/mean" for plan in self.plans for what in plan.levels]
         return any(keeps(self.template, array, self.job.config.steps, step) for array in arrays)
 
     def sparse_arrays(self) -> set[str]:
@@ -118,9 +123,13 @@ class StepCapture:
             if f"inputs/{name}/full/gradient" in self.template.arrays:  # whole numbers have none
                 rows[f"inputs/{name}/full/gradient"] = frame.input_gradients[name]
         for plan in self.plans if whole else ():
-            for quantity in plan.full:
-                values = frame.activations if quantity == "activation" else frame.gradients
-                rows[f"{site_group(plan.site.path)}/full/{quantity}"] = values[plan.site.path]["full"].value
+            for quantity in (*plan.full, *plan.levels):
+                state = (frame.activations if quantity == "activation" else frame.gradients)[plan.site.path]
+                if quantity in plan.full:
+                    rows[f"{site_group(plan.site.path)}/full/{quantity}"] = state["full"].value
+                if quantity in plan.levels:
+                    blocks = _join_loops(plan.site, state["levels"])
+                    rows |= {f"{blocks_group(plan.site.path, quantity)}/{name}": one for name, one in blocks.items()}
         return Brought(rows, self.layout.pack(frame))
 
     def _sample_rows(self, frame: Frame, params: Any, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -234,6 +243,13 @@ class StepCapture:
                 write.whole(f"{group}/summary/{quantity}", np.stack([result[metric] for metric in METRICS]))
                 if write.has(f"{group}/full/{quantity}"):
                     write.whole(f"{group}/full/{quantity}", np.asarray(leaves[path], np.float32))
+
+
+def _join_loops(site: Site, state: Any) -> dict[str, jax.Array]:
+    """Blocks of neurons over all loops; their places within a block as the store has them, which saves the copy."""
+    loops = math.prod(state["mean"].shape[:-2])
+    joined = Blocks(block_size(site) or 1).join(state, np.array(block_counts(site)) // loops)
+    return joined | {"neuron": joined["neuron"].astype(jnp.int8)}
 
 
 def _one_a_sample(values: Any, batch: Mapping[str, Any]) -> jax.Array:

@@ -36,7 +36,7 @@ def costliest(template: Template, n: int = 3) -> list[Cost]:
     """The `n` that take the most, largest first."""
     found: dict[str, list[ArraySpec]] = {}
     for name, spec in template.arrays.items():
-        owner = name.rpartition("/")[0].removesuffix("/full").removesuffix("/summary")
+        owner = name.rpartition("/")[0].partition("/levels/natural/")[0].removesuffix("/full").removesuffix("/summary")
         found.setdefault(owner, []).append(spec)
     costs = [_cost(owner, specs, template.groups) for owner, specs in found.items()]
     return sorted(costs, key=lambda cost: -cost.nbytes)[:n]
@@ -46,7 +46,8 @@ def _cost(owner: str, specs: list[ArraySpec], groups: Mapping[str, Mapping[str, 
     kind, _, name = owner.partition("/")
     path = str(groups.get(owner, {}).get("path", name or owner))
     total = sum(spec.nbytes for spec in specs)
-    full = [spec for spec in specs if "/full/" in spec.path and spec.path.rpartition("/")[2] != "step"]
+    kept = ("/full/", "/levels/")
+    full = [spec for spec in specs if any(k in spec.path for k in kept) and spec.path.rpartition("/")[2] != "step"]
     rest = total - sum(spec.nbytes for spec in full)
     if kind == "samples":
         return Cost("what is known of each sample", total, "a smaller data.samples", None)

@@ -4,9 +4,10 @@ A `Template` lists every group and every array with dims, shape, chunks, dtype a
 run that cannot fit is refused before it starts, and that every write can be checked against what it should be.
 
     run.zarr/  samples/  inputs/<name>/full  sites/<path>/{full,summary}  parameters/<path>/{full,summary}
+               sites/<path>/levels/natural/<quantity>/samples
 
-Arrays stand only in groups called `full` or `summary`. xarray refuses a tree in which a group's dims disagree with
-those of a group above it, and sites nest (`head`, `head/0`); so no group with arrays stands above another.
+Arrays stand only in groups called `full` or `summary`, or below `levels`. xarray refuses a tree in which a group's dims
+disagree with those of a group above it, and sites nest (`head`, `head/0`); so none with arrays stands above another.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from actigrad.config.records import CaptureRule, Config
 from actigrad.errors import CaptureError
 from actigrad.metrics import METRICS, SPECIAL, bin_edges
 from actigrad.sites import Site, Work, choose
+from actigrad.storage.blocks import BLOCK_BYTES, FIELDS, block_counts, block_size, blocks_attrs
 from actigrad.storage.grid import block_rows, inner_rows, segment_rows, step_rows
 
 SCHEMA_VERSION, READABLE = 2, (1, 2)
@@ -79,11 +81,13 @@ class Plan:
         site: the site.
         summary: the quantities summarised at every recorded step.
         full: the quantities kept whole, with the rule that says how.
+        levels: the quantities of which blocks of neurons are kept for each sample, likewise.
     """
 
     site: Site
     summary: tuple[str, ...]
     full: Mapping[str, CaptureRule]
+    levels: Mapping[str, CaptureRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,15 +160,23 @@ def make_plans(config: Config, sites: Sequence[Site]) -> tuple[Plan, ...]:
         quantities = [q for q in ("activation", "gradient") if any(q in rule.quantities for rule in rules)]
         if site.missing:
             quantities = [quantity for quantity in quantities if quantity != "gradient"]
-        full = {q: rule for rule in rules if rule.keep == "full" for q in rule.quantities if q in quantities}
-        if full and "sample" not in site.dims:
+        kept: dict[str, dict[str, CaptureRule]] = {"summary": {}, "levels": {}, "full": {}}
+        for rule in rules:
+            keep = "full" if rule.keep == "levels" and block_size(site) is None else rule.keep
+            kept[keep] |= {q: rule for q in rule.quantities if q in quantities}
+        if (kept["full"] or kept["levels"]) and "sample" not in site.dims:
             raise CaptureError(
                 f"site {site.path!r} has dims {site.dims} {site.shape}: no axis is the sample's, so it cannot be kept "
-                "whole. Exclude it from the rule with keep: full; its summary can be had."
+                "whole. Exclude it from the rule with keep: full or levels; its summary can be had."
             )
         if rules and site.dtype != "bool" and not site.dtype.startswith("key"):
-            plans.append(Plan(site, tuple(quantities), full))
+            plans.append(Plan(site, tuple(quantities), kept["full"], kept["levels"]))
     return tuple(plans)
+
+
+def blocks_group(path: str, quantity: str) -> str:
+    """Where the blocks of a site's neurons are, for each sample."""
+    return f"{site_group(path)}/levels/natural/{quantity}/samples"
 
 
 def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, Any], tensors: "Tensors") -> Template:
@@ -196,6 +208,10 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
     for plan in plans:
         groups[site_group(plan.site.path)] = _site_attrs(plan.site, len(groups), min(n, config.data.batch_size))
         _add_site(arrays, plan, config, n)
+    for plan in plans:
+        for quantity, rule in plan.levels.items():
+            groups[blocks_group(plan.site.path, quantity)] = dict(blocks_attrs(plan.site, quantity))
+            _add_blocks(arrays, plan.site, quantity, rule, config, n)
     if config.inputs.keep == "full":
         for index, (name, (shape, has_gradient)) in enumerate(tensors.inputs.items()):
             groups[f"inputs/{name}"] = {"index": index}
@@ -210,6 +226,7 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
 def _row_bytes(plans: Sequence[Plan], tensors: "Tensors", config: Config) -> tuple[int, int]:
     """Bytes of one sample at one step: what is stored of it, and what is captured of it."""
     full = sum(4 * math.prod(plan.site.sample_shape) * len(plan.full) for plan in plans)
+    full += sum(BLOCK_BYTES * len(block_counts(plan.site)) * len(plan.levels) for plan in plans if plan.levels)
     arrays = 1 + len(input_maps(config))
     inputs = sum(4 * math.prod(shape) * (arrays if maps else 1) for shape, maps in tensors.inputs.values())
     inputs = inputs if config.inputs.keep == "full" else 0
@@ -309,21 +326,32 @@ def _add_site(arrays: _Arrays, plan: Plan, config: Config, n: int) -> None:
         attrs = {"long_name": name, "units": "1", "dtype": _kept_dtype(plan.site, rule)}
         asked = CODEC_OF[config.store.codec]
         codec = asked or ("rounded" if attrs["dtype"] == "bfloat16" else "plain")
-        chunks = {"sample": rows} | _split(sizes, rows * row_bytes, config.store.chunk_bytes)
+        chunks = {"sample": rows} | _split(sizes, "neuron", rows * row_bytes, config.store.chunk_bytes)
         dims = sizes | {"sample": n}
         arrays.add(f"{group}/full/{quantity}", dims, step=steps, chunks=chunks, attrs=attrs, codec=codec)
+
+
+def _add_blocks(arrays: _Arrays, site: Site, quantity: str, rule: CaptureRule, config: Config, n: int) -> None:
+    sizes = {"sample": n, "block": len(block_counts(site))}
+    steps, aim = config.steps if rule.steps == "all" else config.steps[-1:], config.store.chunk_bytes
+    for name, (dtype, long_name) in FIELDS.items():
+        row_bytes = _item_size(dtype) * sizes["block"]
+        rows = block_rows(arrays.segment, config.data.batch_size, row_bytes, aim)
+        chunks = {"sample": rows} | _split(sizes, "block", rows * row_bytes, aim)
+        path, codec = f"{blocks_group(site.path, quantity)}/{name}", "sparse" if name == "nonfinite" else "plain"
+        arrays.add(path, sizes, step=steps, chunks=chunks, dtype=dtype, codec=codec, attrs={"long_name": long_name})
 
 
 def _kept_dtype(site: Site, rule: CaptureRule) -> str:
     return "bfloat16" if "bfloat16" in (site.dtype, rule.dtype) else "float32"
 
 
-def _split(sizes: Mapping[str, int], nbytes: int, aim: int) -> dict[str, int]:
-    """A block of one batch that is still too large is cut along its neurons; one write owns all of the pieces."""
+def _split(sizes: Mapping[str, int], dim: str, nbytes: int, aim: int) -> dict[str, int]:
+    """What is written of one batch is cut along a dim where it is still too large; one write owns all of the pieces."""
     pieces = -(-nbytes // (2 * aim))
-    if pieces <= 1 or "neuron" not in sizes:
+    if pieces <= 1 or dim not in sizes:
         return {}
-    return {"neuron": -(-sizes["neuron"] // min(pieces, sizes["neuron"]))}
+    return {dim: -(-sizes[dim] // min(pieces, sizes[dim]))}
 
 
 def _kept(sizes: Mapping[str, int]) -> dict[str, int]:

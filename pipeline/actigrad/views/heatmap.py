@@ -52,7 +52,8 @@ def heatmap(
         store: a store, or the path of one.
         site: a site's path.
         quantity: activation or gradient.
-        x: "sample" and "position" (need `keep: full`), or "step" (from the summaries).
+        x: "sample" (needs `keep: full`; or `keep: levels`, down to blocks of neurons), "position" (needs `keep: full`),
+            or "step" (from the summaries).
         step: which recorded step, for x="sample" and "position"; the last by default.
         order: of the neurons: natural, score, score:METRIC, peak:step, peak:sample, selectivity, similarity, the name
             of a stored order, or a permutation. Neurons that are constant or dead come last.
@@ -87,7 +88,8 @@ def heatmap(
         if x_range and y_range and all(v is not None for v in (*x_range, *y_range)):
             window = (_whole(sorted(y_range)), _whole(sorted(x_range)))
         view = rasterise(shown.matrix, window, (height or pixels[0], width or pixels[1]))
-        title = wrap([what, f"{_describe_cell(view, reduction, x)}; {ordered}; {colours.text()}"])
+        kept = ", the finest that was kept" if view.factors[0] == shown.matrix.finest[0] > 1 else ""
+        title = wrap([what, f"{_describe_cell(view, reduction, x)}{kept}; {ordered}; {colours.text()}"])
         image: Any = _dress(_image(view, known, x, reduction), colours, title, known, x, size[0])
         return image.opts(ylabel=y, backend="bokeh").opts(ylabel=y, backend="matplotlib")
 
