@@ -2,6 +2,10 @@
 
     .venv/bin/python scripts/bench/stream.py                     # on the disk of the current folder
     .venv/bin/python scripts/bench/stream.py --folder /mnt/fast --rounds 9
+    .venv/bin/python scripts/bench/stream.py --device-cores 1    # JAX computes on one core, the host has the others
+
+An accelerator leaves the processor alone; a CPU that is the device takes every core from the threads that copy and write.
+With `--device-cores` each side has its own, as they have it there.
 
 Every activation and gradient of an MLP is kept whole, uncompressed. Each round does everything once, in turn:
 
@@ -17,6 +21,7 @@ Last comes the peak of resident memory of runs in processes of their own, of so 
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -221,6 +226,14 @@ def peak_rss(words: argparse.Namespace, times: int) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
+def give_device(cores: int) -> None:
+    """Let JAX compute on so many cores, and everything else on the others."""
+    known = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, known[:cores])
+    jax.block_until_ready(jax.jit(jnp.add)(1, 1))  # its threads are made now, and keep what they were given
+    os.sched_setaffinity(0, known[cores:])
+
+
 def summarise(rounds: list[dict[str, float]], ratio: Callable[[dict[str, float]], float]) -> tuple[float, float, float]:
     """Lower quartile, median, upper quartile of a ratio."""
     values = [ratio(one) for one in rounds]
@@ -247,7 +260,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--peak", type=int, help="only run so many samples, and tell the peak of resident memory in MB")
     parser.add_argument("--segment", type=int, default=256, help="MiB between two commits, and in the queue (256)")
+    parser.add_argument("--device-cores", type=int, help="cores for JAX alone; by default all are everybody's")
     words = parser.parse_args()
+    if words.device_cores:
+        give_device(words.device_cores)
     if words.quick:
         words.samples, words.batch, words.width, words.depth, words.rounds = 64, 16, 32, 2, 2
     with tempfile.TemporaryDirectory(dir=words.folder) as name:

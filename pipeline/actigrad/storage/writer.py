@@ -21,6 +21,7 @@ from actigrad.errors import StoreError
 from actigrad.storage.grid import Region, validate_region
 from actigrad.storage.journal import Journal
 from actigrad.storage.places import Where, find_place
+from actigrad.storage.plain import find_layout, iter_files
 from actigrad.storage.steps import OpenSteps
 from actigrad.storage.store import owned
 
@@ -130,7 +131,12 @@ class Writer:
         try:
             if before is not None:  # the same chunk may be written twice, and the later one must stay
                 before.exception()
-            target[tuple(slice(*span) for span in region)] = block
+            layout = find_layout(target)
+            if layout is None:
+                target[tuple(slice(*span) for span in region)] = block
+            else:
+                for name, part in iter_files(target, region, block):
+                    self.path.write(name, *layout.encode(part))
         except BaseException as error:
             spans = ", ".join(f"{start}:{stop}" for start, stop in region)
             self._fail(error, f"writing {target.path} [{spans}]")

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from zarr.abc.store import Store
 
+Content = bytes | bytearray | memoryview
 THREADS = 16
 
 
@@ -44,8 +45,8 @@ class Place(ABC):
         """The content of a file; FileNotFoundError where there is none."""
 
     @abstractmethod
-    def write(self, name: str, content: bytes) -> None:
-        """Make a file or replace it: whole or not at all, and when this returns it outlasts a power cut."""
+    def write(self, name: str, *content: Content) -> None:
+        """Make a file of the pieces, or replace it: whole or not at all; when this returns it outlasts a power cut."""
 
     def write_many(self, files: Iterable[tuple[str, bytes]]) -> None:
         """Write many files, the last one after all others; `settle` makes them outlast a power cut."""

@@ -8,6 +8,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore
 
 from actigrad.errors import StoreError
+from actigrad.storage.places.base import Content
 from actigrad.storage.places.lease import Remote
 
 
@@ -33,9 +34,9 @@ class Files(Remote):
     def read(self, name: str) -> bytes:
         return self.system.cat_file(self._at(name))
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, *content: Content) -> None:
         self.system.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
-        self.system.pipe_file(self._at(name), content)
+        self.system.pipe_file(self._at(name), b"".join(content))
 
     def create(self, name: str, content: bytes) -> bool:
         try:

@@ -19,7 +19,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from actigrad.errors import StoreError
-from actigrad.storage.places.base import Lock, Place
+from actigrad.storage.places.base import Content, Lock, Place
 
 PARTIAL = ".partial"
 
@@ -42,8 +42,8 @@ class Folder(Place):
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
-    def write(self, name: str, content: bytes) -> None:
-        write_file(self.path / name, content)
+    def write(self, name: str, *content: Content) -> None:
+        write_file(self.path / name, *content)
 
     def write_many(self, files: Iterable[tuple[str, bytes]]) -> None:
         made = set()
@@ -123,14 +123,14 @@ class _DurableStore(LocalStore):
         write_file(self.root / key, memoryview(value.as_buffer_like()))
 
 
-def write_file(path: Path, content: "bytes | bytearray | memoryview") -> None:
-    """A file that is there whole, or not at all, after a power cut too."""
+def write_file(path: Path, *content: Content) -> None:
+    """A file of the pieces that is there whole, or not at all, after a power cut too."""
     made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{uuid.uuid4().hex}{PARTIAL}")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -17,6 +17,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
 from actigrad.errors import StoreError
+from actigrad.storage.places.base import Content
 from actigrad.storage.places.lease import Remote
 
 
@@ -47,9 +48,9 @@ class Objects(Remote):
         with _told(self.url):
             return bytes(obstore.get(self.store, name).bytes())
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, *content: Content) -> None:
         with _told(self.url):
-            obstore.put(self.store, name, content)
+            obstore.put(self.store, name, b"".join(content))
 
     def create(self, name: str, content: bytes) -> bool:
         with _told(self.url):
