@@ -4,7 +4,7 @@
     .venv/bin/python scripts/bench/stream.py --folder /mnt/fast --rounds 9
     .venv/bin/python scripts/bench/stream.py --device-cores 1    # JAX computes on one core, the host has the others
 
-An accelerator leaves the processor alone; a CPU that is the device takes every core from the threads that copy and write.
+An accelerator leaves the processor alone; a CPU that is the device takes cores from the threads that copy and write.
 With `--device-cores` each side has its own, as they have it there.
 
 Every activation and gradient of an MLP is kept whole, uncompressed. Each round does everything once, in turn:
