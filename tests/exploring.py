@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from actigrad.explorer.matrix import read_matrix
+from actigrad.explorer.reading import read_matrix
 from actigrad.explorer.server import Explorer
 from actigrad.explorer.state import read_query
 from actigrad.explorer.view import fit
@@ -116,6 +116,6 @@ def _assert_draws(page, server):
     assert set(neurons[inside]) <= set(rows)
     assert set(columns[inside]) <= set(places)
     at = [rows[int(n)] for n in neurons[inside]], [places[int(c)] for c in columns[inside]]
-    np.testing.assert_allclose(values[inside], matrix.values[at], rtol=1e-6)
+    np.testing.assert_allclose(values[inside], matrix.read(slice(None))[at], rtol=1e-6)
     assert inside.sum() >= 20
     return state

@@ -5,23 +5,33 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import numpy as np
 import pandas
 import pytest
 import zarr
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
+from actigrad.config.files import load_config
 from actigrad.errors import ActigradError, StoreError, ViewError
+from actigrad.explorer.card import Card
 from actigrad.explorer.download import make_file
-from actigrad.explorer.matrix import read_matrix
+from actigrad.explorer.heatmap import image_columns
+from actigrad.explorer.reading import read_matrix
 from actigrad.explorer.security import Access, make_access
-from actigrad.explorer.source import Cache, Source
+from actigrad.explorer.snapshot import Cache
+from actigrad.explorer.source import Source
 from actigrad.explorer.state import DEFAULT, State, read_query
-from actigrad.explorer.view import fit
+from actigrad.explorer.view import fit, orders_of
 from actigrad.metrics import METRICS
+from actigrad.pictures.catalogue import write_levels
+from actigrad.pictures.levels import build_levels
+from actigrad.runs.job import load as load_job
+from actigrad.runs.run import run
 from actigrad.storage.store import open_store
 
 SITE = "head/hidden"
@@ -102,7 +112,7 @@ def test_the_matrix_is_the_store_in_every_order(sources, stored):
         for state in ({}, {"order": "natural"}, {"neurons": "score"}, {"group": "label:3"}):
             matrix = matrix_of(sources, quantity=quantity, **state)
             values = full[quantity].isel(step=-1).values.T
-            np.testing.assert_array_equal(matrix.values, values[np.ix_(matrix.neurons, matrix.columns)])
+            np.testing.assert_array_equal(matrix.read(slice(None)), values[np.ix_(matrix.neurons, matrix.columns)])
             assert sorted(matrix.neurons) == list(range(values.shape[0]))
     labels = stored["samples"]["label"].values
     np.testing.assert_array_equal(labels[matrix_of(sources, group="label:3").columns], 3)
@@ -114,7 +124,7 @@ def test_the_matrix_is_the_store_in_every_order(sources, stored):
 def test_a_difference_of_two_steps_is_the_difference(sources, stored):
     extreme = stored[f"sites/{SITE}/summary"]["activation"].isel(metric=METRICS.index("extreme")).values
     matrix = matrix_of(sources, x="step", versus="step:2")
-    np.testing.assert_allclose(matrix.values, (extreme - extreme[:1]).T, rtol=1e-6)
+    np.testing.assert_allclose(matrix.read(slice(None)), (extreme - extreme[:1]).T, rtol=1e-6)
     assert matrix.scale.low == -matrix.scale.high
 
 
@@ -123,7 +133,7 @@ def test_a_store_compared_with_itself_differs_nowhere(digits_store):
     for one in pair.values():
         one.follow()
     matrix = read_matrix(fit(State(site=SITE, versus="store:b"), pair))
-    assert matrix.values.any() == np.False_
+    assert matrix.read(slice(None)).any() == np.False_
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "npy"])
@@ -131,11 +141,11 @@ def test_a_download_holds_what_is_shown(sources, kind):
     query = State(site=SITE, rows=(2, 7), neurons="score").query()
     content, matrix = make_file(sources, query, kind), matrix_of(sources, neurons="score")
     if kind == "npy":
-        np.testing.assert_array_equal(np.load(io.BytesIO(content)), matrix.values[2:7])
+        np.testing.assert_array_equal(np.load(io.BytesIO(content)), matrix.read(slice(2, 7)))
         return
     table = pandas.read_csv(io.BytesIO(content)) if kind == "csv" else pandas.read_parquet(io.BytesIO(content))
     np.testing.assert_array_equal(table["neuron"], matrix.neurons[2:7])
-    np.testing.assert_array_equal(table.drop(columns="neuron").to_numpy(np.float32), matrix.values[2:7])
+    np.testing.assert_array_equal(table.drop(columns="neuron").to_numpy(np.float32), matrix.read(slice(2, 7)))
     assert list(table.columns[1:]) == [f"sample_{column}" for column in matrix.columns]
 
 
@@ -256,15 +266,129 @@ def test_the_cache_makes_a_value_once_and_stays_within_its_limit():
     assert len(made) == 5
 
 
-def test_starting_it_loads_neither_jax_nor_holoviews():
+def test_it_listens_before_anything_is_imported_that_takes_long():
     code = "import sys, actigrad.explorer.server; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"jax", "jaxlib", "flax", "holoviews", "datashader"} & set(done.stdout.split()) == set()
+    slow = {
+        "jax",
+        "flax",
+        "holoviews",
+        "datashader",
+        "xarray",
+        "zarr",
+        "dask",
+        "pandas",
+        "numba",
+        "scipy",
+        "matplotlib",
+    }
+    assert slow & set(done.stdout.split()) == set()
+
+
+@pytest.fixture(scope="module")
+def levelled(digits_store, tmp_path_factory):
+    """The same store with every matrix taken for large: with levels in two orders."""
+    path = tmp_path_factory.mktemp("levels") / "digits.zarr"
+    shutil.copytree(digits_store, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("actigrad.pictures.matrices.SMALL", 64)
+        patch.setattr("actigrad.pictures.matrices.build_levels", partial(build_levels, finest=4, coarsest=4))
+        write_levels(path, ["natural", "similarity"], sites=SITE)
+        source = Source("digits", path)
+        source.follow()
+        yield {"digits": source}
+
+
+@pytest.mark.parametrize("state", [{}, {"quantity": "gradient"}, {"x": "step"}, {"neurons": "similarity"}])
+def test_a_large_site_is_looked_at_through_its_levels_and_looks_the_same(sources, levelled, state):
+    plain = {name: value for name, value in state.items() if name != "neurons"}
+    matrix, whole = matrix_of(levelled, **state), matrix_of(sources, **plain)
+    assert matrix.drawn.levels
+    assert not isinstance(matrix.drawn.values, np.ndarray)
+    assert not matrix.is_slow
+    np.testing.assert_array_equal(matrix.columns, whole.columns)
+    np.testing.assert_array_equal(matrix.read(slice(3, 7)), whole.read(slice(None))[matrix.neurons[3:7]])
+    for pixels in ((8, 16), (32, 64)):
+        cells = matrix.look(None, pixels)
+        columns = image_columns(matrix, cells)
+        values, rows = columns["image"][0], {neuron: row for row, neuron in enumerate(whole.neurons)}
+        at = [rows[n] for n in columns["neuron"][0].ravel()]
+        places = [whole.columns.tolist().index(column) for column in columns["column"][0].ravel()]
+        np.testing.assert_array_equal(values.ravel(), whole.read(slice(None))[at, places])
+    assert matrix.read(slice(None)).shape == whole.shape
+
+
+def test_a_stored_order_is_offered_and_used_and_another_site_is_told_to_have_none(levelled):
+    view = fit(State(site=SITE, neurons="similarity"), levelled)
+    stored = open_store(view.snapshot.path)[f"sites/{SITE}/orders"]["similarity"].values
+    np.testing.assert_array_equal(read_matrix(view).neurons, stored)
+    assert "similarity" in orders_of(view.snapshot, SITE)
+    other = fit(State(site="head/logits", neurons="similarity"), levelled)
+    assert other.state.neurons == "natural"
+    assert "head/logits has no order 'similarity'" in " ".join(other.notes)
+
+
+@pytest.mark.parametrize(
+    "state", [{"group": "label:3"}, {"versus": "step:4"}, {"site": "block1/conv", "group": "label:3"}]
+)
+def test_what_is_not_held_is_read_in_pieces_and_is_the_same(digits_store, monkeypatch, state):
+    def read():
+        source = Source("digits", digits_store)
+        source.follow()
+        matrix = read_matrix(fit(State(**{"site": SITE, **state}), {"digits": source}))
+        return matrix.is_slow, matrix.read(slice(None)), matrix.look(None, (5, 7)).extreme
+
+    held = read()
+    monkeypatch.setattr("actigrad.explorer.reading.HELD", 0)
+    monkeypatch.setattr("actigrad.pictures.matrices.SMALL", 0)
+    pieces = read()
+    assert (held[0], pieces[0]) == (False, True)
+    np.testing.assert_array_equal(pieces[1], held[1])
+    np.testing.assert_array_equal(pieces[2], held[2])
+
+
+def test_blocks_of_neurons_are_looked_at_and_not_read_out(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("actigrad.storage.blocks.VALUES", 8)
+    monkeypatch.setattr("actigrad.storage.blocks.BLOCKS", 4)
+    small = ["data.samples=16", "data.batch_size=16", "model.options.width=16", "train.steps=1", "train.record_every=1"]
+    config = load_config(root / "configs/digits.yaml", [*small, f"store.path={tmp_path / 'run.zarr'}"])
+    rules = [{"sites": [SITE], "keep": "summary"}, {"sites": [SITE], "quantities": ["activation"], "keep": "levels"}]
+    config = type(config).model_validate(config.model_dump() | {"capture": rules, "inputs": {"keep": "none"}})
+    with jax.numpy_dtype_promotion("standard"):
+        run(load_job(config))
+    source = Source("run", tmp_path / "run.zarr")
+    source.follow()
+    view = fit(State(site=SITE, neuron=3, order="natural"), {"run": source})
+    matrix = read_matrix(view)
+    assert (view.notes, matrix.shape, matrix.drawn.finest) == ((), (64, 16), (16, 1))
+    blocks = view.snapshot.tree[f"sites/{SITE}/levels/natural/activation/samples"]
+    cells = matrix.look(None, matrix.shape)
+    np.testing.assert_array_equal(cells.extreme, blocks["extreme"][0].values.T)
+    with pytest.raises(ViewError, match="blocks of 16 neurons were kept"):
+        matrix.read(slice(0, 1))
+    assert Card().read(view).card["top"] == []
+    assert matrix_of({"run": source}, group="label:3").drawn.values is None
+    assert "not kept sample by sample" in fit(State(site=SITE, quantity="gradient"), {"run": source}).notes[0]
+
+
+def test_hover_tells_the_neuron_of_a_value_that_is_not_finite(digits_store, tmp_path):
+    path = tmp_path / "run.zarr"
+    shutil.copytree(digits_store, path)
+    array = zarr.open_group(path, mode="r+", use_consolidated=False)[f"sites/{SITE}/full/activation"]
+    values = array[...]
+    values[-1, 5, 7] = np.inf
+    array[...] = values
+    source = Source("run", path)
+    source.follow()
+    matrix = read_matrix(fit(State(site=SITE, order="natural"), {"run": source}))
+    columns = image_columns(matrix, matrix.look(None, matrix.shape))
+    assert np.isnan(columns["image"][0][7, 5])
+    assert (columns["neuron"][0][7, 5], columns["column"][0][7, 5], columns["nonfinite"][0][7, 5]) == (7, 5, 1)
+    columns = image_columns(matrix, matrix.look(None, (4, 4)))
+    assert columns["nonfinite"][0].sum() == 1
 
 
 def test_the_card_tells_the_neuron_that_the_store_holds(sources, stored):
-    from actigrad.explorer.card import Card
-
     card, view = Card(), fit(State(site=SITE, neuron=3, rows=(1, 5), neurons="score"), sources)
     picture = card.read(view)
     told = card.show(picture)

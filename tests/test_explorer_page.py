@@ -7,7 +7,7 @@ import psutil
 import pytest
 import zarr
 
-from actigrad.explorer.matrix import read_matrix
+from actigrad.explorer.reading import read_matrix
 from actigrad.explorer.state import read_query
 from actigrad.explorer.view import fit
 from exploring import (
@@ -128,7 +128,7 @@ def test_zoom_tap_and_box_choose_and_a_link_shows_the_same(page, server):
     with page.expect_download() as download:
         page.get_by_role("link", name="npy").click()
     matrix = read_matrix(fit(state, server.sources))
-    np.testing.assert_array_equal(np.load(download.value.path()), matrix.values[first:stop])
+    np.testing.assert_array_equal(np.load(download.value.path()), matrix.read(slice(first, stop)))
     page.goto("about:blank")
     open_page(page, server, link.partition("/?")[2] and f"?{link.partition('/?')[2]}")
     for mine, theirs in zip(before, drawn(page), strict=True):

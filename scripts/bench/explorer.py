@@ -49,11 +49,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the table")
     asked = parser.parse_args()
     browser_path = next(p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p)
-    process, url, start, busy = launch(asked.store)
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        process, url, start, busy = launch(asked.store)
+        try:
             begun = time.perf_counter()
             page.goto(url)
             page.wait_for_function(IS_DRAWN)
@@ -61,8 +61,8 @@ def main() -> None:
             page.wait_for_timeout(1500)
             found = measure(page, psutil.Process(process.pid), asked.zooms)
             browser.close()
-    finally:
-        process.terminate()
+        finally:
+            process.terminate()
     found = {"start s": start, "start, processor s": busy, "first picture s": first, **found}
     print(json.dumps(found) if asked.json else "\n".join(f"{name:28} {value:10.3f}" for name, value in found.items()))
 

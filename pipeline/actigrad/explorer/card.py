@@ -13,7 +13,7 @@ from bokeh.models import HoverTool
 
 from actigrad.errors import ViewError
 from actigrad.explorer.figures import INKS, make_figure, make_source, paint
-from actigrad.explorer.matrix import Matrix, read_matrix
+from actigrad.explorer.matrix import Matrix
 from actigrad.explorer.view import View
 from actigrad.metrics import METRICS
 
@@ -77,6 +77,8 @@ class Card:
 
     def read(self, view: View) -> Picture:
         """Read the statistics of all neurons, and the chosen one's values."""
+        from actigrad.explorer.reading import read_matrix  # the server listens before what reads arrays is imported
+
         s, snapshot = view.state, view.snapshot
         values = snapshot.metric(s.site, s.quantity, s.metric)
         matrix = read_matrix(view)
@@ -94,10 +96,10 @@ class Card:
             other = view.other.metric(s.site, s.quantity, s.metric)
             theirs = (list(view.other.steps), other[:, s.neuron]) if s.neuron < other.shape[1] else None
         card |= {"neuron": s.neuron, "site": s.site, "step": view.step, "statistics": _statistics(view)}
-        card |= _ends(matrix, s.neuron)
-        return Picture(
-            list(snapshot.steps), band, lines, values[:, s.neuron], theirs, _count(matrix, s.neuron), card, s.metric
-        )
+        row = _row(matrix, s.neuron)
+        card |= _ends(matrix, row) if row is not None else {"top": [], "bottom": [], "ends": matrix.x}
+        counts = _count(row) if matrix.x == "sample" and row is not None else None
+        return Picture(list(snapshot.steps), band, lines, values[:, s.neuron], theirs, counts, card, s.metric)
 
     def show(self, picture: Picture) -> dict[str, Any]:
         """Draw; the tables are returned for the page to write."""
@@ -178,21 +180,27 @@ def _list(view: View, listed: np.ndarray, values: np.ndarray) -> list[tuple[int,
     return [(int(i), number(float(values[at, i]))) for i in listed[:LISTED]]
 
 
-def _ends(matrix: Matrix, neuron: int) -> dict[str, Any]:
+def _row(matrix: Matrix, neuron: int) -> np.ndarray | None:
+    """(column,) of one neuron, as shown; None where no single neurons were kept."""
+    place = matrix.place(neuron)
+    if place is None or matrix.drawn.values is None:
+        return None
+    return matrix.read(slice(place, place + 1))[0]
+
+
+def _ends(matrix: Matrix, row: np.ndarray) -> dict[str, Any]:
     """The columns with the largest and the smallest values of a neuron."""
-    row = matrix.values[matrix.places[neuron]]
     order = np.argsort(np.where(np.isfinite(row), row, 0), kind="stable")
     order = order[np.isfinite(row)[order]]
     tell = lambda i: (
         int(matrix.columns[i]),
-        None if matrix.labels is None else int(matrix.labels[i]),
+        None if matrix.labels is None else int(matrix.labels[matrix.columns[i]]),
         number(float(row[i])),
     )
     return {"top": [tell(i) for i in order[::-1][:ENDS]], "bottom": [tell(i) for i in order[:ENDS]], "ends": matrix.x}
 
 
-def _count(matrix: Matrix, neuron: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _count(row: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """A histogram of one neuron over the samples that are shown."""
-    row = matrix.values[matrix.places[neuron]]
     row = row[np.isfinite(row)]
-    return np.histogram(row, BINS) if matrix.x == "sample" and row.size else None
+    return np.histogram(row, BINS) if row.size else None

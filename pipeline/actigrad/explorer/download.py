@@ -14,7 +14,7 @@ import numpy as np
 from tornado.web import RequestHandler
 
 from actigrad.errors import ActigradError, ViewError
-from actigrad.explorer.matrix import Matrix, read_matrix
+from actigrad.explorer.matrix import Matrix
 from actigrad.explorer.source import Source
 from actigrad.explorer.state import read_query
 from actigrad.explorer.view import fit
@@ -58,16 +58,17 @@ def make_file(sources: Mapping[str, Source], query: str, kind: str) -> bytes:
     """
     if kind not in TYPES:
         raise ViewError(f"format is {kind[:20]!r}; it can be {', '.join(TYPES)}.")
+    from actigrad.explorer.reading import read_matrix  # as in the panes
+
     state, _ = read_query(query)
     view = fit(state, sources)
     matrix = read_matrix(view)
     rows = slice(*view.state.rows) if view.state.rows else slice(None)
-    neurons, values = matrix.neurons[rows], matrix.values[rows]
-    if values.nbytes > LARGEST:
-        raise ViewError(
-            f"These are {values.nbytes / 2**30:.1f} GiB; choose fewer rows, or read {view.snapshot.path} itself."
-        )
-    return {"csv": _csv, "parquet": _parquet, "npy": _npy}[kind](matrix, neurons, values)
+    neurons = matrix.neurons[rows]
+    nbytes = 4 * len(neurons) * matrix.shape[1]
+    if nbytes > LARGEST:
+        raise ViewError(f"These are {nbytes / 2**30:.1f} GiB; choose fewer rows, or read {view.snapshot.path} itself.")
+    return {"csv": _csv, "parquet": _parquet, "npy": _npy}[kind](matrix, neurons, matrix.read(rows))
 
 
 def _csv(matrix: Matrix, neurons: np.ndarray, values: np.ndarray) -> bytes:

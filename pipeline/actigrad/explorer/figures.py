@@ -1,11 +1,15 @@
 """Figures: how all pictures of the page look, in light and dark. Names from a store are text, never markup.
 
 Bokeh reads `$$…$$` in a text as TeX, so a site of that name would run through a typesetter; `plain` prevents it.
+
+What is drawn again and again is changed in place: where a change brings a new model, a ticker or a text, Bokeh looks
+through all models of the page, which takes longer than the picture.
 """
 
+import re
 from typing import Any
 
-from bokeh.models import AdaptiveTicker, ColumnDataSource
+from bokeh.models import AdaptiveTicker, ColumnDataSource, FixedTicker
 from bokeh.models.text import PlainText
 from bokeh.plotting import figure
 
@@ -28,6 +32,7 @@ INKS = {
     },
 }
 """Colours by darkness; `mark` lies on a map, which is light at zero in both."""
+TEX = re.compile(r"\$\$|\\[\[(]")
 FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
@@ -62,20 +67,36 @@ def paint(made: Any, dark: bool) -> None:
         legend.border_line_color, legend.background_fill_alpha = None, 0.8
 
 
-def plain(text: str, longest: int = 40) -> PlainText:
+def put(source: Any, columns: dict[str, list]) -> None:
+    """New data for a source of lists; the same again would only be sent and drawn anew."""
+    if source.data != columns:
+        source.data = columns
+
+
+def plain(text: str, longest: int = 40) -> str | PlainText:
     """A name as it stands, its middle left out where it is too long."""
     keep = (longest - 1) // 2
-    return PlainText(text=text if len(text) <= longest else f"{text[:keep]}…{text[-keep:]}")
+    text = text if len(text) <= longest else f"{text[:keep]}…{text[-keep:]}"
+    return PlainText(text=text) if TEX.search(text) else text
 
 
 def name_positions(axis: Any, names: list[str], room: int) -> None:
     """Positions 0, 1, … of an axis by name, as many as there is room for."""
     every = max(1, -(-len(names) // max(1, room)))
-    axis.ticker = list(range(0, len(names), every))
-    axis.major_label_overrides = {i: plain(names[i]) for i in range(0, len(names), every)}
+    mark_positions(axis, {i: plain(names[i]) for i in range(0, len(names), every)})
+
+
+def mark_positions(axis: Any, texts: dict[Any, Any]) -> None:
+    """These positions alone, with these texts."""
+    if isinstance(axis.ticker, FixedTicker):
+        axis.ticker.ticks = list(texts)
+    else:
+        axis.ticker = FixedTicker(ticks=list(texts))
+    axis.major_label_overrides = texts
 
 
 def number_positions(axis: Any) -> None:
     """Positions by number."""
-    axis.ticker = AdaptiveTicker(mantissas=[1, 2, 5], min_interval=1.0)
+    if not isinstance(axis.ticker, AdaptiveTicker) or axis.ticker.min_interval != 1.0:
+        axis.ticker = AdaptiveTicker(mantissas=[1, 2, 5], min_interval=1.0)
     axis.major_label_overrides = {}

@@ -15,6 +15,7 @@ from bokeh.models import (
     BoxZoomTool,
     ColorBar,
     CrosshairTool,
+    CustomJSHover,
     HoverTool,
     LinearAxis,
     LinearColorMapper,
@@ -23,15 +24,26 @@ from bokeh.models import (
     WheelZoomTool,
 )  # fmt: skip
 
-from actigrad.explorer.figures import INKS, make_figure, make_source, name_positions, number_positions, paint
-from actigrad.explorer.matrix import Matrix, Window, read_matrix
+from actigrad.explorer.figures import (
+    INKS,
+    make_figure,
+    make_source,
+    mark_positions,
+    name_positions,
+    number_positions,
+    paint,
+    put,
+)  # fmt: skip
+from actigrad.explorer.matrix import Matrix, Window
 from actigrad.explorer.view import View
-from actigrad.pictures.palette import DIVERGING, NOT_FINITE
-from actigrad.pictures.raster import Aggregate
 
 CHOSEN = "#d97706"
 CELLS = (320, 900)
 """Cells (down, across) until the browser has told its size."""
+WOBBLE = 8
+"""Pixels by which the size changes with the width of the labels; no reason to read anew."""
+ORDERS = {"score": "rms"}
+"""What the order is called, where that is not its name."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +52,30 @@ class Picture:
 
     view: View
     matrix: Matrix
-    cells: Aggregate
+    cells: Any
+    columns: dict[str, list]
     window: Window
 
 
 class Heatmap:
-    """The pane."""
+    """The pane.
+
+    Attributes:
+        is_new: whether what was shown last is another picture, that the browser has still to paint.
+    """
 
     name = "heatmap"
 
     def __init__(self, change: Any):
         self._change, self._shown = change, None
+        self._window: Window | None = None
+        self.is_new = False
         self._size = {"inner_height": CELLS[0], "inner_width": CELLS[1]}
-        made = self.figure = make_figure(tools="", x_range=(-0.5, 0.5), y_range=(0.5, -0.5))
-        ids = ("neuron", "column", "label", "mean")
+        # The wheel is told to this server when Bokeh thinks that it has come to rest, half a second later by default.
+        made = self.figure = make_figure(tools="", x_range=(-0.5, 0.5), y_range=(0.5, -0.5), lod_timeout=5)
+        ids = ("neuron", "column", "label", "mean", "nonfinite")
         self.cells = make_source("image", *ids, "x", "y", "dw", "dh", name="heatmap")
-        self.colours = LinearColorMapper(palette=DIVERGING, nan_color=NOT_FINITE)
+        self.colours = LinearColorMapper(palette="Greys256")
         self.drawn = made.image("image", "x", "y", "dw", "dh", source=self.cells, color_mapper=self.colours)
         self.rows = make_source("left", "right", "top", "bottom")
         self.box = made.quad("left", "right", "top", "bottom", source=self.rows, fill_alpha=0, line_width=2)
@@ -67,12 +87,14 @@ class Heatmap:
             axis_line_color=None, major_tick_line_color=None, minor_tick_line_color=None,
             major_label_standoff=0, major_label_text_font_size="11px",
         )  # fmt: skip
-        self.labels.ticker = []
+        mark_positions(self.labels, {})
         made.add_layout(self.labels, "above")
         self.bar = ColorBar(color_mapper=self.colours, width=10, label_standoff=6, padding=4, margin=0,
                             background_fill_alpha=0)  # fmt: skip
         made.add_layout(self.bar, "right")
-        self.hover = HoverTool(renderers=[self.drawn], tooltips=None, attachment="horizontal")
+        known = CustomJSHover(code="return value < 0 ? 'several' : String(value)")
+        formatters: Any = {"@neuron": known, "@column": known}
+        self.hover = HoverTool(renderers=[self.drawn], tooltips=None, attachment="horizontal", formatters=formatters)
         self.tools = {
             "pan": PanTool(),
             "zoom": BoxZoomTool(),
@@ -113,30 +135,39 @@ class Heatmap:
 
     def read(self, view: View) -> Picture:
         """Read and aggregate."""
+        from actigrad.explorer.reading import read_matrix  # the server listens before what reads arrays is imported
+
         matrix = read_matrix(view)
-        down, across = matrix.values.shape
+        down, across = matrix.shape
         window = view.state.window or (-0.5, across - 0.5, -0.5, down - 0.5)
-        return Picture(view, matrix, matrix.look(window, self.pixels()), window)
+        cells = matrix.look(window, self.pixels())
+        return Picture(view, matrix, cells, image_columns(matrix, cells), window)
 
     def show(self, picture: Picture) -> dict[str, Any]:
         """Draw; the legend is returned."""
-        self._shown = picture
+        from actigrad.pictures.palette import NOT_FINITE
+
+        before, self._shown = self._shown, picture
         matrix, cells, state = picture.matrix, picture.cells, picture.view.state
-        self.colours.update(palette=matrix.scale.colours, low=matrix.scale.low, high=matrix.scale.high)
-        self.cells.data = image_columns(matrix, cells)
+        scale, across = matrix.scale, matrix.shape[1]
+        self.colours.update(palette=scale.colours, nan_color=NOT_FINITE, low=scale.low, high=scale.high)
+        self.is_new = not _same_cells(before, picture)
+        if self.is_new:
+            self.cells.data = picture.columns
         self.hover.tooltips = tooltips(matrix, cells)
         self._set_ranges(picture.window)
-        across = matrix.values.shape[1]
         rows = [state.rows] if state.rows else []
-        self.rows.data = {
+        put(self.rows, {
             "left": [-0.5] * len(rows), "right": [across - 0.5] * len(rows),
             "top": [first - 0.5 for first, _ in rows], "bottom": [stop - 0.5 for _, stop in rows],
-        }  # fmt: skip
-        place = [matrix.places[state.neuron]] if state.neuron in matrix.places else []
-        self.place.data = {"x": [picture.window[0]] * len(place), "y": place}
-        self.edges.data = {"x": [start - 0.5 for _, start, _ in matrix.groups[1:]]}
+        })  # fmt: skip
+        found = matrix.place(state.neuron)
+        place = [] if found is None else [found]
+        put(self.place, {"x": [picture.window[0]] * len(place), "y": place})
+        put(self.edges, {"x": [start - 0.5 for _, start, _ in matrix.groups[1:]]})
         middles = {(start + stop - 1) / 2: str(label) for label, start, stop in matrix.groups}
-        self.labels.update(ticker=list(middles), major_label_overrides=middles, visible=bool(middles))
+        mark_positions(self.labels, middles)
+        self.labels.visible = bool(middles)
         axis = self.figure.below[0]
         if matrix.x == "step":
             name_positions(axis, [str(step) for step in matrix.columns], room=20)
@@ -161,92 +192,108 @@ class Heatmap:
         self.figure.toolbar.active_drag = self.tools[tool]
 
     def _resized(self, attr: str, old: Any, new: Any) -> None:
-        if new and new > 20 and self._size[attr] != new:
+        if new and new > 20 and abs(self._size[attr] - new) > WOBBLE:
             self._size[attr] = int(new)
             self._change()
 
     def _set_ranges(self, window: Window) -> None:
-        left, right, top, bottom = window
-        x, y = self.figure.x_range, self.figure.y_range
-        if (x.start, x.end, y.start, y.end) != (left, right, bottom, top):
-            x.update(start=left, end=right)
-            y.update(start=bottom, end=top)
+        if window != self._window:  # else the browser has it, and may have moved on meanwhile
+            left, right, top, bottom = self._window = window
+            self.figure.x_range.update(start=left, end=right)
+            self.figure.y_range.update(start=bottom, end=top)
 
     def _moved(self, event: Any) -> None:
         if self._shown is None or None in (event.x0, event.x1, event.y0, event.y1):
             return
-        window = (float(event.x0), float(event.x1), float(event.y1), float(event.y0))
+        window = self._window = (float(event.x0), float(event.x1), float(event.y1), float(event.y0))
         if window[0] < window[1] and window[2] < window[3] and window != self._shown.window:
             self._change(window=window)
 
     def _row(self, y: float) -> int | None:
         row = round(y)
-        return row if self._shown is not None and 0 <= row < self._shown.matrix.values.shape[0] else None
+        return row if self._shown is not None and 0 <= row < self._shown.matrix.shape[0] else None
 
     def _tapped(self, event: Any) -> None:
         row = self._row(event.y) if event.y is not None else None
         if row is None or self._shown is None:
             return
-        cell = hit(self._shown.cells, row, round(event.x) if event.x is not None else 0)
-        self._change(neuron=int(self._shown.matrix.neurons[row if cell is None else cell]))
+        neuron = hit(self._shown.cells, row, round(event.x) if event.x is not None else 0)
+        self._change(neuron=int(self._shown.matrix.neurons[row]) if neuron is None else neuron)
 
     def _boxed(self, event: Any) -> None:
         if self._shown is None or not event.final or event.geometry.get("type") != "rect":
             return
         low, high = sorted((event.geometry["y0"], event.geometry["y1"]))
-        n = self._shown.matrix.values.shape[0]
+        n = self._shown.matrix.shape[0]
         first, stop = max(0, round(low)), min(n, round(high) + 1)
         if first < stop:
             self._change(rows=(first, stop))
 
 
-def hit(cells: Aggregate, row: int, column: int) -> int | None:
-    """The row of the extreme of the cell at a place: what the hover tells there, and so what a tap means."""
+def _same_cells(before: Picture | None, after: Picture) -> bool:
+    """Whether the cells that are drawn are these already."""
+    if before is None or before.matrix is not after.matrix:
+        return False
+    a, b = before.cells, after.cells
+    return (a.factors, a.start, a.extreme.shape) == (b.factors, b.start, b.extreme.shape)
+
+
+def hit(cells: Any, row: int, column: int) -> int | None:
+    """The neuron of the extreme of the cell at a place: what the hover tells there, and so what a tap means."""
     i, j = (row - cells.start[0]) // cells.factors[0], (column - cells.start[1]) // cells.factors[1]
     inside = 0 <= i < cells.row.shape[0] and 0 <= j < cells.row.shape[1]
     return int(cells.row[i, j]) if inside and cells.row[i, j] >= 0 else None
 
 
-def image_columns(matrix: Matrix, cells: Aggregate) -> dict[str, list]:
+def image_columns(matrix: Matrix, cells: Any) -> dict[str, list]:
     """The source of the image: values, and for the hover the ids that they belong to."""
     (top, left), (fy, fx), (h, w) = cells.start, cells.factors, cells.extreme.shape
-    known = cells.row >= 0
-    row, column = np.maximum(cells.row, 0), np.maximum(cells.column, 0)
-    ids = lambda values, at: (
-        [np.where(known, values[at], -1).astype(np.int32)] if values.size else [known.astype(np.int32)]
-    )
+    neuron, at = cells.row, np.where(cells.row >= 0, cells.column, -1)
+    if fy == 1:  # of a value that is not finite, too, which neuron it is is known
+        neuron = np.broadcast_to(matrix.neurons[top : top + h, None], (h, w))
+    column = np.where(at >= 0, matrix.ids[at], -1) if matrix.ids.size else at
+    if fx == 1:
+        column = np.broadcast_to(matrix.columns[left : left + w], (h, w))
+    label = one = np.zeros((1, 1), np.int32)
+    if matrix.labels is not None:
+        label = np.where(column >= 0, matrix.labels[column], -1)
     loud = np.where(cells.nonfinite > 0, np.nan, cells.extreme).astype(np.float32)
+    whole = lambda values: [np.ascontiguousarray(values, _smallest(values))]
     return {
-        "image": [loud], "neuron": ids(matrix.neurons, row), "column": ids(matrix.columns, column),
-        "label": ids(matrix.labels, column) if matrix.labels is not None else [np.zeros((1, 1), np.int32)],
-        "mean": [cells.mean] if max(fy, fx) > 1 else [np.zeros((1, 1), np.float32)],
+        "image": [loud], "neuron": whole(neuron), "column": whole(column), "label": whole(label),
+        "mean": [cells.mean if max(fy, fx) > 1 else one.astype(np.float32)],
+        "nonfinite": whole(cells.nonfinite if cells.nonfinite.any() else one),
         "x": [left - 0.5], "y": [top - 0.5], "dw": [w * fx], "dh": [h * fy],
     }  # fmt: skip
 
 
-def tooltips(matrix: Matrix, cells: Aggregate) -> list[tuple[str, str]]:
-    """Neuron, step or sample, value; the mean where a cell covers more than one."""
-    told = [("neuron", "@neuron"), (matrix.x, "@column"), ("value", "@image{0.0000e}")]
+def _smallest(values: np.ndarray) -> type[np.integer]:
+    """The narrowest integers that hold them: every zoom sends three ids a cell."""
+    peak = int(np.abs(values).max(initial=0))
+    return np.int8 if peak < 2**7 else np.int16 if peak < 2**15 else np.int32
+
+
+def tooltips(matrix: Matrix, cells: Any) -> list[tuple[str, str]]:
+    """Neuron, step or sample, value; the mean where a cell covers more than one, and how many are not finite."""
+    told = [("neuron", "@neuron{custom}"), (matrix.x, "@column{custom}"), ("value", "@image{0.0000e}")]
     if matrix.labels is not None:
         told.insert(2, ("label", "@label"))
-    return [*told, ("mean of the cell", "@mean{0.0000e}")] if max(cells.factors) > 1 else told
+    if max(cells.factors) > 1:
+        told.append(("mean of the cell", "@mean{0.0000e}"))
+    return [*told, ("not finite", "@nonfinite")] if cells.nonfinite.any() else told
 
 
 def legend(picture: Picture) -> str:
     """What a cell is, and what the colours are."""
     (fy, fx), matrix, view = picture.cells.factors, picture.matrix, picture.view
     plural = lambda n, name: f"{n} {name}{'s' * (n > 1)}"
-    cell = (
-        "a cell is one value"
-        if fy == fx == 1
-        else f"a cell is the signed extreme of {plural(fy, 'neuron')} × {plural(fx, matrix.x)}"
-    )
+    cell = "a cell is one value"
+    if max(fy, fx) > 1:
+        cell = f"a cell is the signed extreme of {plural(fy, 'neuron')} × {plural(fx, matrix.x)}"
+        cell += ", the finest that was kept" if fy == matrix.drawn.finest[0] > 1 else ""
     at = "" if matrix.x == "step" else f" at step {view.step}"
-    minus = (
-        f", minus {view.other.name}"
-        if view.other
-        else f", minus step {view.versus_step}"
-        if view.versus_step is not None
-        else ""
-    )
-    return f"{view.state.quantity}{at}{minus}; {cell}; {matrix.scale.text()}"
+    minus = f", minus step {view.versus_step}" if view.versus_step is not None else ""
+    minus = f", minus {view.other.name}" if view.other else minus
+    order = "" if (named := view.state.neurons) == "natural" else f"; neurons by {ORDERS.get(named, named)}"
+    slow = "; each look reads the disk: `actigrad levels` makes it quick" if matrix.is_slow else ""
+    return f"{view.state.quantity}{at}{minus}; {cell}{order}; {matrix.scale.text()}{slow}"

@@ -12,9 +12,8 @@ from bokeh.events import Tap
 from bokeh.models import ColorBar, HoverTool, LinearColorMapper
 
 from actigrad.explorer.figures import INKS, make_figure, make_source, name_positions, paint
-from actigrad.explorer.source import Snapshot
+from actigrad.explorer.snapshot import Snapshot
 from actigrad.explorer.view import View
-from actigrad.pictures.palette import DIVERGING, MAGNITUDE, NOT_FINITE
 
 LOGARITHMIC = ("rms", "std")
 
@@ -40,7 +39,7 @@ class Overview:
     def __init__(self, change: Any):
         self.figure = make_figure(tools="", x_range=(-0.5, 0.5), y_range=(0.5, -0.5))
         self.cells = make_source("image", "value", "x", "y", "dw", "dh")
-        self.colours = LinearColorMapper(palette=MAGNITUDE, nan_color=NOT_FINITE)
+        self.colours = LinearColorMapper(palette="Greys256")
         drawn = self.figure.image("image", "x", "y", "dw", "dh", source=self.cells, color_mapper=self.colours)
         self.chosen = make_source("x", "y")
         self.mark = self.figure.rect(
@@ -88,10 +87,13 @@ class Overview:
 
     def show(self, picture: Picture) -> dict[str, Any]:
         """Draw; what the page writes around it is returned."""
+        from actigrad.pictures.palette import DIVERGING, MAGNITUDE, NOT_FINITE
+
         self._shown = picture
         n, m = picture.shown.shape
-        self.colours.palette = DIVERGING if picture.difference else MAGNITUDE
-        self.colours.low, self.colours.high = _limits(picture.shown, picture.difference)
+        low, high = _limits(picture.shown, picture.difference)
+        palette = DIVERGING if picture.difference else MAGNITUDE
+        self.colours.update(palette=palette, nan_color=NOT_FINITE, low=low, high=high)
         column = lambda values: [np.ascontiguousarray(values, np.float32)]
         self.cells.data = {
             "image": column(picture.shown), "value": column(picture.values),

@@ -140,7 +140,8 @@ export function render({model, el, view}) {
     fill(ui.group, [["", `all ${choices.samples}`], ...choices.groups.map((g) => [g, g.replace(":", " ")])], state.group);
     fill(ui.order, choices.labelled ? [["", "by label"], ["natural", "as captured"]] : [["", "as captured"]], choices.labelled && state.order === "label" ? "" : state.order);
     ui.group.disabled = ui.order.disabled = state.x === "step";
-    fill(ui.neurons, [["natural", "natural"], ["score", "by rms"]], state.neurons);
+    const here = choices.sites.find((one) => one.path === state.site), orders = here ? here.orders : ["natural", "score"];
+    fill(ui.neurons, orders.map((name) => [name, name === "score" ? "by rms" : name]), state.neurons);
     fill(ui.metric, choices.metrics.map((m) => [m, m.replace("_", " ")]), state.metric);
     fill(ui.versus, [["", "nothing"], ...choices.versus.map((v) => [v, v.replace(":", " ")])], state.versus);
   }

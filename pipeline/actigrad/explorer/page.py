@@ -5,6 +5,7 @@ Everything that comes from a store is written by the browser as text, never as m
 """
 
 from pathlib import Path
+from typing import Any
 
 import param
 from panel.custom import JSComponent
@@ -35,6 +36,12 @@ class Page(JSComponent):
     heatmap_figure = Child()
     traces_figure = Child()
     bars_figure = Child()
+
+    @classmethod
+    def _patch_datamodel_ref(cls, props: Any, ref: str) -> None:
+        """At the first change alone: at each, Panel looks through all models of the page for new ones."""
+        if f"__ref:{ref}" not in props.tags:
+            super()._patch_datamodel_ref(props, ref)
 
     _esm = (HERE / "page.js").read_text(encoding="utf-8")
     _stylesheets = [(HERE / "page.css").read_text(encoding="utf-8")]  # noqa: RUF012 - Panel reads it

@@ -4,7 +4,8 @@
     server.url                        # "http://127.0.0.1:41913/"
     server.run()                      # until Ctrl-C
 
-It listens before the first store is open, so that a browser finds it at once. Panel builds the page, Bokeh's own server
+It listens before the first store is open and before what reads and draws is imported, so that a browser finds it at
+once. Panel builds the page, Bokeh's own server
 classes serve it; both bring their JavaScript, so that no request leaves the machine.
 """
 
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from bokeh.document import Document
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
@@ -53,7 +55,7 @@ class Explorer:
         self.sources = {name: Source(name, path) for name, path in name_stores(paths).items()}
         self.pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="read")
         self.sessions: set[Session] = set()
-        self._following = False
+        self._following, self._settings = False, contextlib.ExitStack()
         make_access(address, 0)  # the address is checked before anything is bound
         try:
             sockets, self.port = bind_sockets(address, port)
@@ -73,6 +75,7 @@ class Explorer:
         """Serve on the current loop; open the stores meanwhile."""
         self._server.start()
         self._follower.start()
+        self._ready = self.loop.run_in_executor(self.pool, self._get_ready)
         self.loop.add_callback(self.follow)
 
     def run(self) -> None:
@@ -90,6 +93,7 @@ class Explorer:
         self._server.unlisten()
         self._server.stop()
         self.pool.shutdown(wait=False, cancel_futures=True)
+        self._settings.close()
 
     def _serve(self, sockets: list) -> BaseServer:
         config.reconnect = True
@@ -123,12 +127,26 @@ class Explorer:
         session.close()
         self.sessions.discard(session)
 
+    def _get_ready(self) -> None:
+        """Import what reads and draws, and load what is compiled, while the browser starts."""
+        import dask.config
+        import dask.threaded
+
+        # By a function, and not by a name: else Dask imports all of `distributed` to see whether there is a cluster.
+        self._settings.enter_context(dask.config.set(scheduler=dask.threaded.get))
+        from actigrad.explorer import reading  # noqa: F401
+        from actigrad.pictures.raster import rasterise
+
+        for rows in (2, 8):  # cells of few rows and of many are reduced by different loops
+            rasterise(np.zeros((rows, 8), np.float32), pixels=(1, 4))
+
     async def follow(self) -> None:
         """Look at the stores in a worker thread; tell the viewers when something is new."""
         if self._following:
             return
         self._following = True
         try:
+            await self._ready  # one thread imports: two at once find each other's modules half made
             changed = [await self.loop.run_in_executor(self.pool, one.follow) for one in self.sources.values()]
             if any(changed):
                 for session in list(self.sessions):

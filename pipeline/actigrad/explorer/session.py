@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bokeh.document import Document
@@ -38,6 +39,7 @@ class Session:
         self.wish, self.problems = read_query(query)
         self.view: View | None = None
         self.painted, self.closed, self._told_choices = asyncio.Event(), False, None
+        self._drawn = asyncio.Event()
         self.heatmap, overview, card = Heatmap(self.change), Overview(self.change), Card()
         self.panes = (self.heatmap, overview, Structure(), card)
         self._keys: dict[str, tuple] = {}
@@ -48,7 +50,8 @@ class Session:
             overview_figure=overview.figure, heatmap_figure=self.heatmap.figure, traces_figure=card.figure,
             bars_figure=card.bars, sizing_mode="stretch_both",
         )  # fmt: skip
-        self.page.on_msg(lambda event: self.hear(event.data))
+        # As a callback of the document: what Panel runs itself does not hold the document's lock.
+        self.page.on_msg(lambda event: document.add_next_tick_callback(partial(self.hear, event.data)))
         self.dress(dark=self.wish.theme == "dark")  # a browser that prefers dark says so
         self.heatmap.use("pan")
         self.update()
@@ -129,6 +132,8 @@ class Session:
         """Read and show until nothing newer is wanted."""
         loop = asyncio.get_running_loop()
         try:
+            if pane is not self.heatmap:  # the first picture comes first
+                await self._drawn.wait()
             while not self.closed and (view := self._jobs.pop(pane.name, None)) is not None:
                 try:
                     picture = await loop.run_in_executor(self.pool, pane.read, view)
@@ -153,6 +158,10 @@ class Session:
             except Exception as failure:  # one picture that cannot be drawn must not stand for another
                 told = {"error": tell(failure, view)}
             self.page.param.update({pane.name: told})
+            if pane is self.heatmap:
+                self._drawn.set()
+                if error or not self.heatmap.is_new:
+                    self.painted.set()
 
         if pane is self.heatmap:
             self.painted.clear()

@@ -44,7 +44,7 @@ class State:
         step: a recorded step, or None for the last one, which moves while a run is going on.
         group: the samples shown, as `label:3` or `split:1`; "" for all of them.
         order: of the samples: label or natural; "" for by label where there are labels.
-        neurons: their order: natural or score.
+        neurons: their order: natural, score, or one that is stored.
         neuron: the neuron on the card.
         rows: the chosen rows of the heatmap, first and stop, in the order of the neurons.
         window: the zoom (left, right, top, bottom) in positions, or None for all.
@@ -177,7 +177,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "step": _whole,
     "group": _matching(r"|\w+:-?\d+", "it is a name and a number, as label:3"),
     "order": _one_of("", "natural", "label"),
-    "neurons": _one_of("natural", "score"),
+    "neurons": lambda text: text or "natural",
     "neuron": _whole,
     "rows": _span,
     "window": _window,

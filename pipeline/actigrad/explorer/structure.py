@@ -10,9 +10,8 @@ import numpy as np
 
 from actigrad.errors import ViewError
 from actigrad.explorer.overview import medians
-from actigrad.explorer.source import Snapshot
-from actigrad.explorer.view import View
-from actigrad.pictures.palette import MAGNITUDE
+from actigrad.explorer.snapshot import Snapshot
+from actigrad.explorer.view import View, orders_of
 
 REDS = ["", "#fde0c8", "#f8a97a", "#e5622f", "#a02a0a"]
 
@@ -28,6 +27,8 @@ class Structure:
 
     def read(self, view: View) -> dict[str, Any]:
         """The cells of every site, in forward order."""
+        from actigrad.pictures.palette import MAGNITUDE  # colours are imported when something is drawn
+
         snapshot, at = view.snapshot, view.snapshot.steps.index(view.step)
         columns = [
             _logs(snapshot, "activation", at), _logs(snapshot, "gradient", at),
@@ -55,7 +56,8 @@ def describe_sites(snapshot: Snapshot) -> list[dict[str, Any]]:
     return [
         {
             "path": site.path, "kind": site.kind, "shape": "×".join(map(str, site.sample_shape)) or "scalar",
-            "whole": snapshot.full(site.path) is not None, "from": feeds_it.get(site.path, []), "to": list(site.feeds),
+            "whole": any(path == site.path for path, _ in snapshot.kept), "orders": orders_of(snapshot, site.path),
+            "from": feeds_it.get(site.path, []), "to": list(site.feeds),
         } for site in snapshot.sites.values()
     ]  # fmt: skip
 
@@ -74,7 +76,7 @@ def _dead(snapshot: Snapshot, path: str, at: int) -> float:
 
 
 def _texts(column: list[float]) -> list[str]:
-    return ["" if np.isnan(v) else "0" if np.isinf(v) else f"{v:.1f}" for v in column]
+    return ["" if np.isnan(v) else "0" if np.isinf(v) else f"{round(v, 1) + 0.0:.1f}" for v in column]
 
 
 def _colours(column: list[float], palette: list[str], limits: tuple[float, float] | None) -> list[str]:

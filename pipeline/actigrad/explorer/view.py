@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from actigrad.errors import StoreError, nearest
-from actigrad.explorer.source import Snapshot, Source
+from actigrad.explorer.snapshot import Snapshot
+from actigrad.explorer.source import Source
 from actigrad.explorer.state import State
 
 GROUPABLE = 64
@@ -77,9 +78,14 @@ def groups_of(snapshot: Snapshot) -> list[str]:
     return found
 
 
+def orders_of(snapshot: Snapshot, site: str) -> list[str]:
+    """The orders in which a site's neurons can be shown."""
+    return list(dict.fromkeys(["natural", "score", *snapshot.orders(site)]))
+
+
 def default_site(snapshot: Snapshot) -> str:
     """Where a person starts: the first site kept whole, before others one without positions; else the first."""
-    whole = [path for path in snapshot.sites if snapshot.full(path) is not None]
+    whole = [path for path in snapshot.sites if (path, "activation") in snapshot.kept]
     flat = [path for path in whole if snapshot.sites[path].dims == ("sample", "neuron")]
     return (flat or whole or list(snapshot.sites))[0]
 
@@ -110,6 +116,9 @@ def _fit_choice(state: State, snapshot: Snapshot, notes: list[str]) -> State:
     if state.order == "label" and "label" not in snapshot.samples:
         notes.append("The samples have no label to be grouped by.")
         state = state.change(order="")
+    if state.neurons not in orders_of(snapshot, state.site):
+        notes.append(f"{state.site} has no order {state.neurons[:80]!r}; these are its neurons as they come.")
+        state = state.change(neurons="natural")
     state = _fit_columns(state, snapshot, notes)
     n = site.shape[-1] if "neuron" in site.dims else 1
     if state.neuron is not None and not 0 <= state.neuron < n:
@@ -125,12 +134,12 @@ def _fit_columns(state: State, snapshot: Snapshot, notes: list[str]) -> State:
     """Samples only where they were kept; a link keeps its choice where it can be kept."""
     if state.x != "sample":
         return state
-    full = snapshot.full(state.site)
-    if full is None or state.quantity not in full:
+    recorded = snapshot.kept.get((state.site, state.quantity), ())
+    if not recorded:
         notes.append(f"The {state.quantity} of {state.site} was not kept sample by sample; these are its steps.")
         return state.change(x="step")
     step = snapshot.steps[-1] if state.step is None else state.step
-    kept = [int(one) for one in full["step"].values if int(one) in snapshot.steps]
+    kept = [one for one in recorded if one in snapshot.steps]
     if step not in kept:
         there = f"only at step {', '.join(map(str, kept))}" if kept else "at no step that is in yet"
         notes.append(f"{state.site} was kept sample by sample {there}; these are its steps.")
