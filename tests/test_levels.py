@@ -177,6 +177,16 @@ def test_the_attributes_speak_the_multiscales_convention():
         assert scale == [1, 1]
 
 
+def test_what_a_place_tells_is_not_stored_and_integers_take_few_bytes():
+    group, plan = build(make_values(0, (100, 300)), (50, 50), copy=True)
+    for factors in plan.levels:
+        dtypes = {name: array.dtype.name for name, array in group[f"{factors[0]}x{factors[1]}"].arrays()}
+        assert dtypes.pop("extreme") == dtypes.pop("mean", "float32") == "float32"
+        assert dtypes.get("neuron") == ("int8" if factors[0] > 1 else None)
+        assert dtypes.get("column") == ("int16" if factors[1] > 1 else None)
+        assert dtypes.get("nonfinite", "int8") == ("int8" if np.prod(factors) < 128 else "int16")
+
+
 def test_what_was_not_finished_has_no_levels():
     group, _ = build(make_values(0, (100, 100)), (50, 50))
     group.update_attributes({"complete": False})

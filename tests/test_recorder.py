@@ -3,6 +3,7 @@ import shutil
 import threading
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import holoviews as hv
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import xarray
+import zarr
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -18,6 +20,7 @@ import actigrad
 from actigrad import views
 from actigrad.errors import CaptureError, ConfigError, NoSuchSite, StoreError
 from actigrad.metrics import METRICS
+from actigrad.pictures import catalogue, levels, matrices, tiles
 from actigrad.report import write_report
 from actigrad.runs import recorder as recording
 from actigrad.runs import scribe
@@ -115,6 +118,51 @@ def test_after_a_restart_it_appends_with_the_probe_of_before(tmp_path):
 def small(path, **words):
     """What compiles soonest."""
     return actigrad.Recorder(path, loss, **{"every": 1, "sites": "out", "parameters": (), **words})
+
+
+def test_levels_go_on_with_the_steps_that_are_new_and_touch_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(matrices, "SMALL", 1)
+    monkeypatch.setattr(tiles, "SMALL", 64)
+    build, write, written = levels.build_levels, levels.write_level, []
+    monkeypatch.setattr(matrices, "build_levels", lambda *a, **k: build(*a, **k, finest=1, coarsest=8))
+    monkeypatch.setattr(levels, "write_level", lambda arrays, cells, at: written.append(at) or write(arrays, cells, at))
+    path, whole = tmp_path / "run.zarr", tmp_path / "whole.zarr"
+    with actigrad.Recorder(path, loss, every=1, levels="natural") as record:
+        seen = train(record, 40)
+    groups = [f"sites/{site}/levels/natural/{q}/step" for site in ("hidden", "out") for q in ("activation", "gradient")]
+    before: Any = zarr.open_group(path, mode="r")
+    assert all(before[group].attrs["tile"][1] < 40 for group in groups)
+    written.clear()
+    with actigrad.Recorder(path, loss, every=1, levels="natural") as record:
+        train(record, 3, seen[40], start=41, batch=lambda step: make_batch(1))
+    assert written
+    assert all(at[1] > 0 for at in written)  # columns at the start of a level are those of the first tile
+    with actigrad.Recorder(whole, loss, every=1, levels="natural") as record:
+        again = train(record, 40)
+        train(record, 3, again[40], start=41, batch=lambda step: make_batch(1))
+    assert steps_in(path) == steps_in(whole) == list(range(1, 44))
+    for group in groups:
+        ours, theirs = (zarr.open_group(store, mode="r")[group] for store in (path, whole))
+        assert ours.attrs["shape"] == theirs.attrs["shape"] == [8 if "hidden" in group else 3, 43]
+        for name, level in theirs.groups():
+            for key, array in level.arrays():
+                np.testing.assert_array_equal(ours[f"{name}/{key}"][...], array[...])
+    assert verify(path).damages == ()
+
+
+def test_levels_that_cannot_be_made_are_told_and_the_store_is_whole(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(catalogue, "write_levels", full)
+    with (
+        pytest.warns(UserWarning, match=r"is whole, but its levels could not be made: No space left"),
+        actigrad.Recorder(tmp_path / "run.zarr", loss, every=1, levels=["natural"]) as record,
+    ):
+        train(record, 2)
+    assert steps_in(tmp_path / "run.zarr") == [1, 2]
+    with pytest.raises(ConfigError, match=r"(?s)levels.*'size'"):
+        actigrad.Recorder("run.zarr", loss, levels=["size"])
 
 
 def test_outside_of_every_it_returns_at_once(tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ from actigrad.pictures.stored import (
     StoredLevel,
     create_level,
     describe_levels,
+    has_room,
     ids_of,
     level_name,
     read_plan,
@@ -59,8 +60,9 @@ def build_levels(group: zarr.Group, source: Source, *, append: bool = False, fin
     plan = make_plan(source, finest=finest, coarsest=coarsest)
     start, there = 0, read_plan(group)
     if append and there and there.levels == plan.levels and there.shape[0] == plan.shape[0]:
-        plan = replace(there, shape=plan.shape)
-        start = there.shape[1] // plan.tile[1] * plan.tile[1]
+        grown = replace(there, shape=plan.shape)
+        if has_room(group, source, grown):
+            plan, start = grown, there.shape[1] // there.tile[1] * there.tile[1]
     group.update_attributes({"complete": False})
     for name in [] if start else list(group.group_keys()):
         del group[name]

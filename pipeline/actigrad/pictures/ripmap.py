@@ -22,6 +22,7 @@ from actigrad.pictures.tiles import as_lazy, choose_tile
 
 FACTOR, FINEST, COARSEST = 4, 16, 1024
 CHUNK = 512
+"""Cells that a chunk has along either axis; along one more where along the other there are fewer."""
 GATHERED = 2**20
 """Cells that a level may have to be gathered in memory; more where the matrix has more than 4,096 times as many."""
 
@@ -93,13 +94,21 @@ class Plan:
 
     def chunks(self, factors: Factors) -> tuple[int, int]:
         """Of a level's arrays."""
-        part = tuple(t // f for t, f in zip(self.tile, factors, strict=True))
-        return (CHUNK, CHUNK) if factors in self.gathered else (min(CHUNK, part[0]), min(CHUNK, part[1]))
+        if factors in self.gathered:
+            return CHUNK, CHUNK
+        high, wide = (t // f for t, f in zip(self.tile, factors, strict=True))
+        tall, across = (_part(one, max(CHUNK, CHUNK**2 // other)) for one, other in ((high, wide), (wide, high)))
+        return tall, across
 
     def finer(self, factors: Factors) -> Factors | None:
         """The level that one is reduced from, always the same; None for the base."""
         candidates = (factors[0] // FACTOR, factors[1]), (factors[0], factors[1] // FACTOR)
         return next((one for one in candidates if one in self.levels and one != self.base), None)
+
+
+def _part(size: int, most: int) -> int:
+    """Of so many cells, as many as go into them a whole number of times."""
+    return math.gcd(size, 1 << (most.bit_length() - 1)) if size > most else size
 
 
 def choose_levels(shape: tuple[int, int], *, finest: int = FINEST, coarsest: int = COARSEST) -> list[Factors]:

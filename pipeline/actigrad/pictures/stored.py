@@ -2,9 +2,9 @@
 
     <group>/<fy>x<fx>/{extreme, neuron, column, mean, nonfinite}    (y, x)
 
-The group's attributes speak the vocabulary of https://github.com/zarr-conventions/multiscales, and tell whether the
-levels are complete, in which tiles they were made, and how many values are not finite. The 1x1 level holds what of it
-is not known from its place.
+What is known of a cell from its place is not stored: no neuron where fy is 1, no column where fx is 1. Integers take as
+few bytes as hold them. The group's attributes speak the vocabulary of https://github.com/zarr-conventions/multiscales,
+and tell whether the levels are complete, in which tiles they were made, and how many values are not finite.
 """
 
 import math
@@ -21,7 +21,8 @@ from actigrad.pictures.raster import Span
 from actigrad.pictures.ripmap import Plan, Source
 from actigrad.storage.create import CODECS
 
-FIELDS = {"extreme": "float32", "neuron": "int32", "column": "int32", "mean": "float32", "nonfinite": "int32"}
+ID_OF = ("neuron", "column")
+"""Which array tells the row, and which the column, of an extreme."""
 LONG_NAMES = {
     "extreme": "finite value of largest magnitude in the cell",
     "neuron": "the neuron that it belongs to; -1 where there is none",
@@ -41,27 +42,51 @@ CONVENTION = {
 def create_level(group: zarr.Group, source: Source, plan: Plan, factors: Factors, *, keep: bool) -> dict[str, Any]:
     """The arrays of a level, empty, or as they are but for the columns that are new."""
     shape = tuple(-(-n // f) for n, f in zip(plan.shape, factors, strict=True))
-    names = list(FIELDS)
-    if factors == (1, 1):
-        names = ["extreme"] if source.count == 1 else ["extreme", "mean", "nonfinite"]
+    dtypes = _dtypes(source, plan, factors)
     if keep:
-        arrays = {name: group[f"{level_name(factors)}/{name}"] for name in names}
+        arrays = {name: group[f"{level_name(factors)}/{name}"] for name in dtypes}
         for array in arrays.values():
             array.resize(shape)  # type: ignore[union-attr]
         return arrays
     chunks = plan.chunks(factors)
-    dtypes = FIELDS | ({"nonfinite": "int64"} if math.prod(factors) * source.count >= 2**31 else {})
     level = group.create_group(level_name(factors))
     return {
         name: level.create_array(
-            name, shape=shape, chunks=(min(chunks[0], shape[0]), chunks[1]), dtype=dtypes[name],
+            name, shape=shape, chunks=(min(chunks[0], shape[0]), chunks[1]), dtype=dtype,
             dimension_names=("y", "x"),
             attributes={"long_name": LONG_NAMES[name]},
             compressors=CODECS["sparse" if name == "nonfinite" else "plain"](),
-            fill_value=np.nan if dtypes[name] == "float32" else -1, config={"write_empty_chunks": True},
+            fill_value=np.nan if dtype == "float32" else -1, config={"write_empty_chunks": True},
         )
-        for name in names
+        for name, dtype in dtypes.items()
     }  # fmt: skip
+
+
+def has_room(group: zarr.Group, source: Source, plan: Plan) -> bool:
+    """Whether the levels that are there can be gone on with: their arrays are those that would be made now."""
+    for factors in plan.levels:
+        for name, dtype in _dtypes(source, plan, factors).items():
+            array: Any = group.get(f"{level_name(factors)}/{name}")
+            if array is None or array.dtype != dtype:
+                return False
+    return True
+
+
+def _dtypes(source: Source, plan: Plan, factors: Factors) -> dict[str, str]:
+    """The arrays of a level."""
+    if factors == (1, 1) and source.count == 1:
+        return {"extreme": "float32"}
+    integers = {"nonfinite": math.prod(factors) * source.count}
+    if factors[0] > 1:
+        integers["neuron"] = plan.shape[0]
+    if factors[1] > 1:
+        integers["column"] = plan.shape[1]
+    return {"extreme": "float32", "mean": "float32"} | {name: _integer(n) for name, n in integers.items()}
+
+
+def _integer(most: int) -> str:
+    """The smallest dtype that holds so many, and -1."""
+    return next(name for name in ("int8", "int16", "int32", "int64") if most <= np.iinfo(name).max)
 
 
 def write_level(arrays: Mapping[str, Any], cells: Any, at: tuple[int, int]) -> None:
@@ -117,12 +142,7 @@ class StoredLevel:
         nonfinite = np.zeros(extreme.shape, np.int64)
         if self.attrs["nonfinite"]:
             nonfinite = np.asarray(self.arrays["nonfinite"][region], np.int64)
-        if "neuron" in self.arrays:
-            row, column = (np.asarray(self.arrays[name][region]) for name in ("neuron", "column"))
-        else:
-            some = np.isfinite(extreme)
-            row = np.where(some, ids_of(self.rows, rows)[:, None], np.int32(-1))
-            column = np.where(some, ids_of(self.columns, columns)[None, :], np.int32(-1))
+        row, column = (self._ids(axis, region, extreme) for axis in (0, 1))
         high, wide = (self._covered(axis, span) for axis, span in ((0, rows), (1, columns)))
         finite = high[:, None] * wide[None, :] * self.attrs["values_per_element"] - nonfinite
         total = np.where(finite > 0, mean.astype(np.float64) * finite, 0.0)
@@ -131,8 +151,15 @@ class StoredLevel:
     @cached_property
     def arrays(self) -> dict[str, Any]:
         """By name."""
-        names = FIELDS if self.factors != (1, 1) else ("extreme", "mean", "nonfinite")
+        names = ["extreme", "mean", "nonfinite", *(ID_OF[axis] for axis in (0, 1) if self.factors[axis] > 1)]
         return {name: self.group[f"{level_name(self.factors)}/{name}"] for name in names}
+
+    def _ids(self, axis: int, region: tuple[slice, slice], extreme: np.ndarray) -> np.ndarray:
+        """Which row or column the extremes stand at: stored, or known from the cells' place."""
+        if self.factors[axis] > 1:
+            return np.asarray(self.arrays[ID_OF[axis]][region], np.int32)
+        ids = ids_of((self.rows, self.columns)[axis], (region[axis].start, region[axis].stop))
+        return np.where(np.isfinite(extreme), ids[:, None] if axis == 0 else ids[None, :], np.int32(-1))
 
     def _covered(self, axis: int, span: Span) -> np.ndarray:
         """How many rows or columns each cell covers: the last has what is left."""

@@ -34,6 +34,7 @@ from actigrad.config.records import (
     DataSpec,
     InputSpec,
     ModelSpec,
+    OrderName,
     ParameterSpec,
     Patterns,
     PositiveInt,
@@ -67,6 +68,7 @@ class Asked(Record):
     parameters: tuple[Literal["value", "gradient", "update"], ...]
     samples: PositiveInt | None
     dtype: Literal["float32", "bfloat16"]
+    levels: tuple[OrderName, ...]
 
     def config(self, path: Path, samples: int) -> Config:
         """The same in the words of a run."""
@@ -99,6 +101,8 @@ class Recorder:
         probe: the batch that is recorded; by default the first `samples` of the first batch.
         samples: how many those are; by default a quarter of the batch, which costs about half a training step.
         dtype: of whole tensors; bfloat16 takes about half the space.
+        levels: orders in which large matrices of neurons get levels as the block ends, for fast pictures of any part of
+            them; levels that are there go on with the steps that are new (docs/levels.md).
 
     Raises:
         ConfigError: when an argument has no sense.
@@ -118,12 +122,13 @@ class Recorder:
         probe: Any = None,
         samples: int | None = None,
         dtype: str = "float32",
+        levels: str | Sequence[str] = (),
     ):
         self.path, self.loss = Path(path), loss
         name = f"{getattr(loss, '__module__', '')}.{getattr(loss, '__qualname__', type(loss).__qualname__)}"
         self.asked = _checked(
             loss=name, sites=_listed(sites), exclude=_listed(exclude), every=every, full=_listed(full),
-            parameters=tuple(parameters), samples=samples, dtype=dtype,
+            parameters=tuple(parameters), samples=samples, dtype=dtype, levels=_listed(levels),
         )  # fmt: skip
         self._given = probe
         self._journal: Journal | None = None
@@ -150,7 +155,9 @@ class Recorder:
         finally:
             assert self._journal is not None
             self._journal.__exit__()
-            self._journal = self._session = None
+            complete, self._journal, self._session = kind is None and self._session is not None, None, None
+        if complete and not self._off and self.asked.levels:
+            self._write_levels()
 
     def wants(self, step: int) -> bool:
         """Whether `record(step, …)` has anything to do, so that its arguments need be made."""
@@ -226,6 +233,15 @@ class Recorder:
             f"recording to {self.path} is off from here on, and training goes on: {what}\n"
             "What was recorded before is safe, and a Recorder on the same path continues it."
         )
+
+    def _write_levels(self) -> None:
+        """Or go on with them. When this fails the store is whole, and a training may go on after it."""
+        from actigrad.pictures.catalogue import write_levels
+
+        try:
+            write_levels(self.path, self.asked.levels)
+        except Exception as error:
+            self._warn(f"{self.path} is whole, but its levels could not be made: {error}. Later: actigrad levels STORE")
 
     def _warn(self, text: str) -> None:
         """Once for each kind of trouble."""

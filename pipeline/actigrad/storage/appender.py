@@ -33,6 +33,7 @@ from actigrad.storage.create import consolidate, create_store
 from actigrad.storage.grid import chunk_indices
 from actigrad.storage.places.folder import sync, write_file
 from actigrad.storage.schema import ArraySpec, Template
+from actigrad.storage.store import is_derived
 
 CHUNK_BYTES, CHUNK_STEPS = 2**16, 64
 """Aims for a chunk of several steps: it is held in memory, for every array, until it is full."""
@@ -105,8 +106,13 @@ class Appender:
         return self._root["attributes"]
 
     def layout(self) -> dict[str, Any]:
-        """What `layout_of` tells of each array."""
-        arrays = {name: one for name, one in self._metadata.items() if one["node_type"] == "array"}
+        """What `layout_of` tells of each array; of orders and levels, which were made of the others, nothing."""
+        derived = tuple(f"{name}/" for name, one in self._metadata.items() if is_derived(one))
+        arrays = {
+            name: one
+            for name, one in self._metadata.items()
+            if one["node_type"] == "array" and not f"{name}/".startswith(derived)
+        }
         return {
             name: _without_steps(one["dimension_names"], one["shape"], one["attributes"])
             for name, one in arrays.items()
