@@ -25,7 +25,7 @@ class StepWriter:
 
     def __init__(self, sink: Sink, template: Template, steps: tuple[int, ...], step: int):
         self.sink, self.template, self.steps, self.step = sink, template, steps, step
-        self.waiting: dict[str, tuple[int, list[np.ndarray]]] = {}
+        self.waiting: dict[str, tuple[int, np.ndarray]] = {}
 
     def has(self, array: str) -> bool:
         """Whether the array exists and keeps this step."""
@@ -41,13 +41,19 @@ class StepWriter:
         """Some samples of one step; rows come in order."""
         spec = self.template.arrays[array]
         axis = spec.dims.index("sample") - 1
-        first, parts = self.waiting.pop(array, (start, []))
-        parts.append(values)
-        held = sum(part.shape[axis] for part in parts)
-        if held >= spec.chunks[axis + 1] or start + values.shape[axis] == spec.shape[axis + 1]:
-            self._put_rows(array, np.concatenate(parts, axis) if len(parts) > 1 else values, first, axis)
+        stop = start + values.shape[axis]
+        first, block = self.waiting.pop(array, (start, None))
+        end = min(first + spec.chunks[axis + 1], spec.shape[axis + 1])
+        if block is not None or stop < end:  # copied at once: what was captured is not held until a block is whole
+            if block is None:
+                shape = [end - first if i == axis else size for i, size in enumerate(values.shape)]
+                block = np.empty(shape, spec.dtype)
+            block[(slice(None),) * axis + (slice(start - first, stop - first),)] = values
+        if stop < end:
+            assert block is not None
+            self.waiting[array] = first, block
         else:
-            self.waiting[array] = (first, parts)
+            self._put_rows(array, values if block is None else block, first, axis)
 
     def close(self) -> None:
         """Nothing may be left: rows that never made a block would be lost."""
