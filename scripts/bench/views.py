@@ -11,6 +11,7 @@ The parts come in turn, each in a process of its own that has done nothing else,
     hvplot       `hvplot(rasterize=True)` on the lazy array, the full extent
     imshow, xarray.plot, plotly    the same of the array loaded before
     similarity   the order of as many neurons, of 64 columns
+    activity     the map of a million neurons of a store, one step of four; drawn as an image by Datashader
     huge         a site that is on no disk: only its levels are
 
 A part that asks for more than --limit gigabytes, or that runs longer than ten minutes, is told as such.
@@ -164,6 +165,48 @@ def measure_similarity(folder: Path, zooms: int) -> dict[str, float]:
     return {"order s": took, "on the processors s": time.process_time() - began}
 
 
+def measure_activity(folder: Path, zooms: int) -> dict[str, float]:
+    """A million neurons; 10,000 where the matrix is small. The store is open, the caches are those of the disk."""
+    from actigrad import views
+    from actigrad.storage.store import open_store
+
+    neurons = 10**6 if open_matrix(folder).shape[0] >= 10**5 else 10**4
+    for name, n in (("small.zarr", 100), ("wide.zarr", neurons)):
+        make_store(folder / name, n)
+    views.activity(open_store(folder / "small.zarr"), "hidden", dynamic=False)  # imported and compiled
+    tree = open_store(folder / "wide.zarr")
+    took = [1e3 * timed(lambda: views.activity(tree, "hidden", dynamic=False, pixels=PIXELS)) for _ in range(7)]
+    return {"map ms": statistics.median(took), "first ms": took[0]}
+
+
+def make_store(path: Path, neurons: int) -> None:
+    """A run of one site at four steps, a tenth of its neurons dead, without its values."""
+    from actigrad.config.records import Config
+    from actigrad.metrics import METRICS
+    from actigrad.sites import Site
+    from actigrad.storage.create import create_store, finalize_store
+    from actigrad.storage.schema import SCHEMA_VERSION, Plan, Tensors, make_template
+
+    config = Config.model_validate({
+        "model": {"factory": "a:b"}, "data": {"factory": "a:b"}, "loss": "a:b", "store": {"path": str(path)},
+        "train": {"factory": "a:b", "steps": 4, "record_every": 1}, "parameters": {"keep": "none"},
+    })  # fmt: skip
+    site = Site("hidden", (8, neurons), "float32", ("sample", "neuron"))
+    template = make_template(
+        config, [Plan(site, ("activation", "gradient"), {})], {"id": np.arange(8)}, Tensors({}, {}, False)
+    )
+    attrs = {"actigrad_schema": SCHEMA_VERSION, "gradients_of": "each sample's own loss"}
+    create_store(path, template, attrs)
+    random, group = np.random.default_rng(0), zarr.open_group(path, mode="r+")
+    for name, spec in template.arrays.items():
+        if name not in template.coords:
+            values = np.abs(random.normal(size=spec.shape)).astype(spec.dtype)
+            if spec.dims[1:] == ("metric", "neuron"):
+                values[:, METRICS.index("zero_fraction")] = np.minimum(1, random.random(neurons) / 0.9)
+            group[name][...] = values  # type: ignore[index]
+    finalize_store(path)
+
+
 def measure_huge(folder: Path, zooms: int) -> dict[str, float]:
     """10^8 neurons; 10^5 where the matrix is small."""
     shape = (10**8 if open_matrix(folder).shape[0] >= 10**5 else 10**5), 64
@@ -182,6 +225,7 @@ PARTS = {
     "look": measure_look,
     **{name: lambda folder, zooms, name=name: measure_peer(name, folder, zooms) for name in DRAW},
     "similarity": measure_similarity,
+    "activity": measure_activity,
     "huge": measure_huge,
 }
 

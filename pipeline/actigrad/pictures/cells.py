@@ -217,16 +217,15 @@ def _reduce_rows(values, inner, fy, fx, rows, columns, extreme, row, column, tot
                 added[j] += np.float64(v) if known else 0.0
                 some[j] += 1 if known else 0
         for b in range(extreme.shape[1]):
-            most, v, k, c, sum_, count = _NONE, _NAN, _NOWHERE, _NOWHERE, 0.0, 0
             low, high = b * fx * inner, min(n, (b + 1) * fx * inner)
-            for j in range(low, high):
+            at, sum_, count = low, added[low], some[low]
+            for j in range(low + 1, high):
                 sum_ += added[j]
                 count += some[j]
-                if best[j] > most or (best[j] == most and best[j] >= 0 and r[j] <= k):
-                    place = columns[j // inner]
-                    if best[j] > most or r[j] < k or place < c:
-                        most, v, k, c = best[j], value[j], r[j], place
-            extreme[a, b], row[a, b], column[a, b], total[a, b], finite[a, b] = v, k, c, sum_, count
+                lower = (r[j] < r[at]) | ((r[j] == r[at]) & (columns[j // inner] < columns[at // inner]))
+                at = j if (best[j] > best[at]) | ((best[j] == best[at]) & lower) else at
+            extreme[a, b], row[a, b], total[a, b], finite[a, b] = value[at], r[at], sum_, count
+            column[a, b] = columns[at // inner] if best[at] >= 0 else _NOWHERE
             nonfinite[a, b] = (bottom - top) * (high - low) - count
 
 

@@ -13,6 +13,7 @@ finer one. When columns are appended, only the last partial tiles are read and w
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,12 +69,14 @@ def build_levels(group: zarr.Group, source: Source, *, append: bool = False, fin
         del group[name]
     arrays = {factors: create_level(group, source, plan, factors, keep=start > 0) for factors in plan.levels}
     lazy = as_lazy(source.values)[:, start:]
-    read, build = _reader(source), delayed(_build_tile, pure=False)
+    direct = {factors: arrays[factors] for factors in plan.direct}
+    # Bound, not passed: of each argument Dask looks at every part, which took as long as all the rest.
+    build = delayed(partial(_build_tile, read=_reader(source), plan=plan, arrays=direct), pure=False)
     tiles = [
         [
             build(
                 block, ids_of(source.rows, rows), ids_of(source.columns, (start + columns[0], start + columns[1])),
-                read, plan, {f: arrays[f] for f in plan.direct}, (rows[0] * source.block, start + columns[0]),
+                (rows[0] * source.block, start + columns[0]),
             )
             for rows, columns, block in line
         ]
@@ -117,8 +120,10 @@ def _reader(source: Source) -> Callable[..., Cells] | None:
     return join if source.statistics else None
 
 
-def _build_tile(block: np.ndarray, rows: np.ndarray, columns: np.ndarray, read: Callable[..., Cells] | None, plan: Plan,
-                arrays: Mapping[Factors, Mapping[str, Any]], at: tuple[int, int]) -> dict[Factors, Any]:  # fmt: skip
+def _build_tile(
+    block: np.ndarray, rows: np.ndarray, columns: np.ndarray, at: tuple[int, int], *, read: Callable[..., Cells] | None,
+    plan: Plan, arrays: Mapping[Factors, Mapping[str, Any]],
+) -> dict[Factors, Any]:  # fmt: skip
     """Reduce a tile to all levels, write those that are its own, return the others."""
     joined = read(block, rows, columns) if read else None
     values = np.asarray(block, np.float32) if joined is None else np.empty(0)
