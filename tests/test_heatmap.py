@@ -195,6 +195,26 @@ def test_an_event_of_a_live_heatmap_is_one_compute_and_gives_no_more_cells_than_
             assert shape[1] <= 6 * ratio
 
 
+def test_a_zoom_script_keeps_the_colours_and_comes_back_to_the_picture_that_it_left(store):
+    live = views.heatmap(store, "head/hidden", quantity="gradient", samples="natural")
+    picture = live.traverse(lambda one: one, [hv.DynamicMap])[0]
+    range_, size = picture.streams
+    size.event(width=11, height=7, scale=1.0)
+    random, rows = np.random.default_rng(0), store["sites/head/hidden/full"].sizes
+    seen, limits = [], set()
+    windows = [np.sort(random.uniform(-3, n + 3, (12, 2))) for n in (rows["sample"], rows["neuron"])]
+    windows = [np.concatenate([one, one[:1]]) for one in windows]
+    for x, y in zip(*windows, strict=True):
+        range_.event(x_range=tuple(x), y_range=tuple(y))
+        image = image_of(picture[()])
+        limits.add(hv.Store.lookup_options("bokeh", image, "plot").kwargs["clim"])
+        seen.append(image)
+    assert len(limits) == 1
+    for name in map(str, seen[0].vdims):
+        first, last = (image.dimension_values(name, flat=False) for image in (seen[0], seen[-1]))
+        np.testing.assert_array_equal(first, last)
+
+
 def test_places_are_exact_beyond_what_a_float32_counts():
     values = np.broadcast_to(np.float32(1), (2**26, 3))
     image = _image(rasterise(values, ((2**26 - 5, 2**26), (0, 3)), (50, 50)), {"sample": None}, "sample", "extreme")

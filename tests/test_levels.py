@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import dask.array as da
+import ml_dtypes
 import numpy as np
 import pytest
 import zarr
@@ -175,6 +176,13 @@ def test_the_attributes_speak_the_multiscales_convention():
             scale = [a / b for a, b in zip(scale, entry["transform"]["scale"], strict=True)]
             entry = layout[entry["derived_from"]]
         assert scale == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "bool", ml_dtypes.bfloat16])
+def test_other_dtypes_have_the_levels_of_float32(dtype):
+    values = (np.random.default_rng(0).normal(size=(60, 50)) * 3).astype(dtype)
+    ours, theirs = (build(one, (16, 50))[0] for one in (values, values.astype(np.float32)))
+    assert bytes_of(ours) == bytes_of(theirs)
 
 
 def test_what_a_place_tells_is_not_stored_and_integers_take_few_bytes():

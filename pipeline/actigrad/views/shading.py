@@ -21,6 +21,8 @@ from actigrad.pictures.palette import MAGNITUDE
 Window = tuple[tuple[float, float], tuple[float, float]]
 """The ranges along x and along y."""
 PIXELS = (400, 800)
+ROWS = 2**20
+"""Of these the number fits beside a float32 into the 53 bits of a double."""
 NOT_COMPARABLE = "colours are ranks of this picture's counts (eq_hist): they do not compare with another picture's"
 COUNTS = list(reversed(MAGNITUDE))[48:]
 """From orange, which is seen on white, to dark blue."""
@@ -36,8 +38,26 @@ def shade_points(x: np.ndarray, y: np.ndarray, score: np.ndarray, window: Window
         window: what is seen.
         pixels: (along y, along x).
     """
-    rows = pandas.DataFrame({"x": x, "y": y, "score": score})
-    return _canvas(window, pixels).points(rows, "x", "y", _counted())
+    if len(x) > ROWS:
+        rows = pandas.DataFrame({"x": x, "y": y, "score": score})
+        return _canvas(window, pixels).points(rows, "x", "y", _counted())
+    rows = pandas.DataFrame({"x": x, "y": y, "score": _with_row(score)})
+    found: Any = {"count": datashader.count(), "winner": datashader.max("score")}
+    shaded = _canvas(window, pixels).points(rows, "x", "y", datashader.summary(**found))
+    known = shaded["winner"].notnull()
+    winner = ROWS - 1 - shaded["winner"].fillna(0).astype(np.int64) % ROWS
+    return shaded.assign(winner=xarray.where(known, winner, -1))
+
+
+def _with_row(score: np.ndarray) -> np.ndarray:
+    """Doubles that order as float32 scores do and hold the row, the first above others: their maximum is an argmax.
+
+    Datashader's own (`where`) takes eight times as long.
+    """
+    bits = score.astype(np.float32).view(np.int32).astype(np.int64)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    rank = ordered * ROWS + (ROWS - 1 - np.arange(len(score)))
+    return np.where(np.isnan(score), np.nan, rank.astype(np.float64))
 
 
 def shade_lines(x: np.ndarray, lines: np.ndarray, score: np.ndarray, window: Window, pixels=PIXELS) -> xarray.Dataset:

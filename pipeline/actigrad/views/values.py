@@ -96,10 +96,8 @@ def activity(
     """
     tree = open_tree(store)
     place, index = read_place(tree, site), find_step(tree, step)
-    last = lambda quantity, name: neuron_rows(
-        read_summary(tree, place.site, quantity)[index : index + 1, METRICS.index(name)], place
-    )[0]
-    active, slope = 1 - last("activation", "zero_fraction"), last("gradient", "rms")
+    active = 1 - _read_step(tree, place, "activation", "zero_fraction", index)
+    slope = _read_step(tree, place, "gradient", "rms", index)
     if active.shape != slope.shape:
         raise ViewError(f"site {site!r} has {active.size} neurons and {slope.size} gradients; they do not match.")
     pushed = np.isfinite(slope) & (slope > 0)
@@ -126,6 +124,15 @@ def activity(
     coarse = int(np.clip(np.sqrt(np.prod(pixels) / (120 * max(1, active.size))), 1, 6))
     sized = lambda seen, size: draw(seen, (size[0] // coarse, size[1] // coarse))
     return live(sized, window, dynamic=dynamic, pixels=pixels)
+
+
+def _read_step(tree, place: Place, quantity: str, metric: str, index: int) -> np.ndarray:
+    """(neuron,) of one statistic at one step; no other step is read."""
+    group = find_summary(tree, place.site)
+    if quantity not in group:
+        read_summary(tree, place.site, quantity)  # tells why
+    values = group[quantity].isel(step=slice(index, index + 1), metric=METRICS.index(metric)).values
+    return neuron_rows(values, place)[0]
 
 
 def _read_bins(tree, place: Place, quantity: str):
