@@ -56,7 +56,17 @@ def test_the_views_benchmark_measures_every_part_within_its_memory(root, tmp_pat
     words = ["--quick", "--huge", "--json", tmp_path / "views.json"]
     done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=True)
     parts = json.loads((tmp_path / "views.json").read_text())
-    assert list(parts) == ["build", "look", "hvplot", "imshow", "xarray.plot", "plotly", "similarity", "huge"]
+    assert list(parts) == [
+        "build",
+        "look",
+        "hvplot",
+        "imshow",
+        "xarray.plot",
+        "plotly",
+        "similarity",
+        "activity",
+        "huge",
+    ]
     assert not any("failed" in part for part in parts.values())
     assert parts["look"]["peak memory GB"] < 1
     assert "hvplot takes" in done.stdout

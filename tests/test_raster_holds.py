@@ -101,7 +101,7 @@ def test_one_spike_in_a_hundred_million_is_seen_at_every_level():
     group = zarr.create_group(MemoryStore(), zarr_format=3)
     build_levels(group, Source(values))
     matrix = open_levels(group, values)
-    assert len(matrix.levels) > 5
+    assert len(matrix.levels) > 2
     for (fy, fx), level in matrix.levels.items():
         cells = level.read((0, -(-(10**6) // fy)), (0, -(-100 // fx)))
         assert np.argwhere(cells.extreme < 0).tolist() == [[377_777 // fy, 42 // fx]]
