@@ -19,8 +19,8 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from actigrad.config.files import load_config
 from actigrad.errors import ActigradError, StoreError, ViewError
 from actigrad.explorer.card import Card
+from actigrad.explorer.cells import image_columns
 from actigrad.explorer.download import make_file
-from actigrad.explorer.heatmap import image_columns
 from actigrad.explorer.reading import read_matrix
 from actigrad.explorer.security import Access, make_access
 from actigrad.explorer.snapshot import Cache
@@ -386,6 +386,7 @@ def test_hover_tells_the_neuron_of_a_value_that_is_not_finite(digits_store, tmp_
     assert (columns["neuron"][0][7, 5], columns["column"][0][7, 5], columns["nonfinite"][0][7, 5]) == (7, 5, 1)
     columns = image_columns(matrix, matrix.look(None, (4, 4)))
     assert columns["nonfinite"][0].sum() == 1
+    assert set(map(len, image_columns(matrix, matrix.look((-9.0, -5.0, 0.0, 4.0), (4, 4))).values())) == {0}
 
 
 def test_the_card_tells_the_neuron_that_the_store_holds(sources, stored):

@@ -320,4 +320,7 @@ def test_memory_is_flat_over_a_thousand_interactions(page, server):
             resident.append(process.memory_info().rss)
     first, last = np.median(resident[5:10]), np.median(resident[-5:])
     assert last - first <= 20e6, f"{(last - first) / 1e6:.1f} MB more"
+    page.keyboard.press("r")
+    page.locator(".row", has_text="hidden").click()
+    settle(page, server)
     assert_draws_its_address(page, server)

@@ -138,13 +138,18 @@ def test_axe_finds_nothing_serious(page):
 
 
 def test_on_paper_pictures_are_whole_and_controls_are_gone(page):
+    drawn = "nodes => nodes.map(n => [n.clientWidth, n.clientHeight])"
+    before = page.eval_on_selector_all(".bk-Figure", drawn)
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 703, "height": 1000})  # A4 between its margins, at 96 dots an inch
     wide = page.eval_on_selector_all(".plot", "nodes => nodes.map(n => n.getBoundingClientRect().width)")
     inner = page.eval_on_selector_all(".bk-Figure", "nodes => nodes.map(n => n.getBoundingClientRect().right)")
     assert max(wide) <= 703
     assert max(inner) <= 703
+    page.wait_for_timeout(500)
+    assert page.eval_on_selector_all(".bk-Figure", drawn) == before, "drawn anew, a title is cut"
     assert not page.locator("#search").is_visible()
+    assert not any(bar.is_visible() for bar in page.locator(".bk-Toolbar").all())
     assert page.pdf(prefer_css_page_size=True, print_background=True).startswith(b"%PDF")
     page.emulate_media(media="screen")
     page.set_viewport_size({"width": 390, "height": 800})

@@ -1,13 +1,14 @@
 """How soon the explorer answers, in Chromium: start, first picture, zoom, step, memory over many interactions.
 
     .venv/bin/python scripts/bench/explorer.py runs/digits/digits.zarr
-    .venv/bin/python scripts/bench/explorer.py runs/digits/digits.zarr --zooms 1000
+    .venv/bin/python scripts/bench/explorer.py runs/large.zarr --zooms 1000 --viewers 8        # made by large.py
 
-`start` is from the launch of `actigrad explore` to the first answer over HTTP; `first picture` from there, in a browser
-that has just been started, to the first heatmap that is painted; `zoom` and `step` from the event in the browser to the
-frame after the data of the answer. Medians with the 90th percentile; memory is the server's resident set before and
-after, beyond the first fifth of the interactions. Absolute times are those of this machine while it ran:
-`load` tells what else did, and `processor` what the server itself took.
+`start` is from the launch of `actigrad explore` to the first answer over HTTP; `first picture` from there, at once and
+in a browser that runs already, to the first heatmap that is painted; `another page` the same of a page that is opened
+later. `zoom` and `step` are from the event in the browser to the frame after the data of the answer; `of viewers` the
+same while so many pages are open, each zoomed in turn. Medians with the 90th percentile; memory is the resident set of
+the server before and after, beyond the first fifth of the interactions. Absolute times are those of this machine:
+`load` tells what else ran, and `processor` what the server itself took.
 """
 
 import argparse
@@ -46,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store")
     parser.add_argument("--zooms", type=int, default=60)
+    parser.add_argument("--viewers", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the table")
     asked = parser.parse_args()
     browser_path = next(p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p)
@@ -60,11 +62,12 @@ def main() -> None:
             first = time.perf_counter() - begun
             page.wait_for_timeout(1500)
             found = measure(page, psutil.Process(process.pid), asked.zooms)
+            found |= share(browser, url, asked.viewers)
             browser.close()
         finally:
             process.terminate()
     found = {"start s": start, "start, processor s": busy, "first picture s": first, **found}
-    print(json.dumps(found) if asked.json else "\n".join(f"{name:28} {value:10.3f}" for name, value in found.items()))
+    print(json.dumps(found) if asked.json else "\n".join(f"{name:32} {value:10.3f}" for name, value in found.items()))
 
 
 def launch(store: str) -> tuple[subprocess.Popen, str, float, float]:
@@ -79,15 +82,39 @@ def launch(store: str) -> tuple[subprocess.Popen, str, float, float]:
     return process, url, time.perf_counter() - begun, used.user + used.system
 
 
+def zoom(page, i: int) -> float:
+    """Milliseconds of one turn of the wheel."""
+    page.evaluate(ARM, "wheel")
+    page.mouse.wheel(0, -240 if i % 10 < 5 else 240)
+    return page.evaluate("window.painted")
+
+
+def share(browser, url: str, viewers: int) -> dict[str, float]:
+    """Pages beside each other: how soon the first shows its picture, and a zoom of each in turn."""
+    pages, opened = [browser.new_page(viewport={"width": 1440, "height": 900}) for _ in range(viewers)], []
+    for page in pages:
+        begun = time.perf_counter()
+        page.goto(url)
+        page.wait_for_function(IS_DRAWN)
+        opened.append(time.perf_counter() - begun)
+        page.wait_for_timeout(1500)
+        box = page.locator(".pane.heatmap .figure").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    times = sorted(one for i in range(5) for page in pages if (one := zoom(page, i)) == one)
+    name = f"zoom ms, of {viewers} viewers"
+    return {
+        "another page s": statistics.median(opened), f"{name}, median": statistics.median(times),
+        f"{name}, p90": times[int(0.9 * len(times))],
+    }  # fmt: skip
+
+
 def measure(page, server: psutil.Process, zooms: int) -> dict[str, float]:
     """Zooms in and out, steps back and forth, and what they cost."""
     times, steady, before = [], 0, server.cpu_times()
     box = page.locator(".pane.heatmap .figure").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     for i in range(zooms):
-        page.evaluate(ARM, "wheel")
-        page.mouse.wheel(0, -240 if i % 10 < 5 else 240)
-        times.append(page.evaluate("window.painted"))
+        times.append(zoom(page, i))
         if i == zooms // 5:
             steady = server.memory_info().rss
     grown, after = server.memory_info().rss - steady, server.cpu_times()

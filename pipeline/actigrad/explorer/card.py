@@ -47,7 +47,7 @@ class Card:
         self.bars.add_tools(HoverTool(tooltips=[("values", "@left{0.000e} to @right{0.000e}"), ("samples", "@top{0}")]))
         self.bars.xaxis.axis_label, self.bars.yaxis.axis_label = "value", "samples"
         self.bars.xgrid.visible = False
-        self.bars.xaxis.ticker.desired_num_ticks = 5
+        self.bars.xaxis.ticker.desired_num_ticks = 3
 
     def _make_traces(self) -> Any:
         made = make_figure(tools="", x_range=(0, 1), y_range=(0, 1))
@@ -66,6 +66,7 @@ class Card:
             HoverTool(renderers=[self.many], tooltips=[("neuron", "@neuron")]),
         )
         made.xaxis.axis_label = "step"
+        made.xaxis.ticker.desired_num_ticks = 4
         return made
 
     def needs(self, view: View) -> tuple:

@@ -9,7 +9,7 @@ through all models of the page, which takes longer than the picture.
 import re
 from typing import Any
 
-from bokeh.models import AdaptiveTicker, ColumnDataSource, FixedTicker
+from bokeh.models import AdaptiveTicker, BasicTickFormatter, ColumnDataSource, FixedTicker
 from bokeh.models.text import PlainText
 from bokeh.plotting import figure
 
@@ -99,4 +99,5 @@ def number_positions(axis: Any) -> None:
     """Positions by number."""
     if not isinstance(axis.ticker, AdaptiveTicker) or axis.ticker.min_interval != 1.0:
         axis.ticker = AdaptiveTicker(mantissas=[1, 2, 5], min_interval=1.0)
+        axis.formatter = BasicTickFormatter(use_scientific=False)
     axis.major_label_overrides = {}

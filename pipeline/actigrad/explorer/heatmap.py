@@ -24,6 +24,7 @@ from bokeh.models import (
     WheelZoomTool,
 )  # fmt: skip
 
+from actigrad.explorer.cells import IDS, hit, image_columns, tooltips
 from actigrad.explorer.figures import (
     INKS,
     make_figure,
@@ -62,6 +63,7 @@ class Heatmap:
 
     Attributes:
         is_new: whether what was shown last is another picture, that the browser has still to paint.
+        wanted: the view that is asked for; what the browser says of the picture of another site is late.
     """
 
     name = "heatmap"
@@ -70,11 +72,11 @@ class Heatmap:
         self._change, self._shown = change, None
         self._window: Window | None = None
         self.is_new = False
+        self.wanted: View | None = None
         self._size = {"inner_height": CELLS[0], "inner_width": CELLS[1]}
         # The wheel is told to this server when Bokeh thinks that it has come to rest, half a second later by default.
         made = self.figure = make_figure(tools="", x_range=(-0.5, 0.5), y_range=(0.5, -0.5), lod_timeout=5)
-        ids = ("neuron", "column", "label", "mean", "nonfinite")
-        self.cells = make_source("image", *ids, "x", "y", "dw", "dh", name="heatmap")
+        self.cells = make_source("image", *IDS, "x", "y", "dw", "dh", name="heatmap")
         self.colours = LinearColorMapper(palette="Greys256")
         self.drawn = made.image("image", "x", "y", "dw", "dh", source=self.cells, color_mapper=self.colours)
         self.rows = make_source("left", "right", "top", "bottom")
@@ -203,11 +205,15 @@ class Heatmap:
             self.figure.y_range.update(start=bottom, end=top)
 
     def _moved(self, event: Any) -> None:
-        if self._shown is None or None in (event.x0, event.x1, event.y0, event.y1):
+        if self._is_late() or None in (event.x0, event.x1, event.y0, event.y1):
             return
         window = self._window = (float(event.x0), float(event.x1), float(event.y1), float(event.y0))
-        if window[0] < window[1] and window[2] < window[3] and window != self._shown.window:
+        if window[0] < window[1] and window[2] < window[3] and self._shown and window != self._shown.window:
             self._change(window=window)
+
+    def _is_late(self) -> bool:
+        named = lambda view: (view.snapshot.name, view.state.site, view.state.x, view.state.neurons)
+        return self._shown is None or (self.wanted is not None and named(self.wanted) != named(self._shown.view))
 
     def _row(self, y: float) -> int | None:
         row = round(y)
@@ -215,13 +221,13 @@ class Heatmap:
 
     def _tapped(self, event: Any) -> None:
         row = self._row(event.y) if event.y is not None else None
-        if row is None or self._shown is None:
+        if row is None or self._shown is None or self._is_late():
             return
         neuron = hit(self._shown.cells, row, round(event.x) if event.x is not None else 0)
         self._change(neuron=int(self._shown.matrix.neurons[row]) if neuron is None else neuron)
 
     def _boxed(self, event: Any) -> None:
-        if self._shown is None or not event.final or event.geometry.get("type") != "rect":
+        if self._shown is None or self._is_late() or not event.final or event.geometry.get("type") != "rect":
             return
         low, high = sorted((event.geometry["y0"], event.geometry["y1"]))
         n = self._shown.matrix.shape[0]
@@ -236,51 +242,6 @@ def _same_cells(before: Picture | None, after: Picture) -> bool:
         return False
     a, b = before.cells, after.cells
     return (a.factors, a.start, a.extreme.shape) == (b.factors, b.start, b.extreme.shape)
-
-
-def hit(cells: Any, row: int, column: int) -> int | None:
-    """The neuron of the extreme of the cell at a place: what the hover tells there, and so what a tap means."""
-    i, j = (row - cells.start[0]) // cells.factors[0], (column - cells.start[1]) // cells.factors[1]
-    inside = 0 <= i < cells.row.shape[0] and 0 <= j < cells.row.shape[1]
-    return int(cells.row[i, j]) if inside and cells.row[i, j] >= 0 else None
-
-
-def image_columns(matrix: Matrix, cells: Any) -> dict[str, list]:
-    """The source of the image: values, and for the hover the ids that they belong to."""
-    (top, left), (fy, fx), (h, w) = cells.start, cells.factors, cells.extreme.shape
-    neuron, at = cells.row, np.where(cells.row >= 0, cells.column, -1)
-    if fy == 1:  # of a value that is not finite, too, which neuron it is is known
-        neuron = np.broadcast_to(matrix.neurons[top : top + h, None], (h, w))
-    column = np.where(at >= 0, matrix.ids[at], -1) if matrix.ids.size else at
-    if fx == 1:
-        column = np.broadcast_to(matrix.columns[left : left + w], (h, w))
-    label = one = np.zeros((1, 1), np.int32)
-    if matrix.labels is not None:
-        label = np.where(column >= 0, matrix.labels[column], -1)
-    loud = np.where(cells.nonfinite > 0, np.nan, cells.extreme).astype(np.float32)
-    whole = lambda values: [np.ascontiguousarray(values, _smallest(values))]
-    return {
-        "image": [loud], "neuron": whole(neuron), "column": whole(column), "label": whole(label),
-        "mean": [cells.mean if max(fy, fx) > 1 else one.astype(np.float32)],
-        "nonfinite": whole(cells.nonfinite if cells.nonfinite.any() else one),
-        "x": [left - 0.5], "y": [top - 0.5], "dw": [w * fx], "dh": [h * fy],
-    }  # fmt: skip
-
-
-def _smallest(values: np.ndarray) -> type[np.integer]:
-    """The narrowest integers that hold them: every zoom sends three ids a cell."""
-    peak = int(np.abs(values).max(initial=0))
-    return np.int8 if peak < 2**7 else np.int16 if peak < 2**15 else np.int32
-
-
-def tooltips(matrix: Matrix, cells: Any) -> list[tuple[str, str]]:
-    """Neuron, step or sample, value; the mean where a cell covers more than one, and how many are not finite."""
-    told = [("neuron", "@neuron{custom}"), (matrix.x, "@column{custom}"), ("value", "@image{0.0000e}")]
-    if matrix.labels is not None:
-        told.insert(2, ("label", "@label"))
-    if max(cells.factors) > 1:
-        told.append(("mean of the cell", "@mean{0.0000e}"))
-    return [*told, ("not finite", "@nonfinite")] if cells.nonfinite.any() else told
 
 
 def legend(picture: Picture) -> str:

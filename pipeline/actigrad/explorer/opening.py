@@ -6,6 +6,7 @@ Everything that a viewer asks of a store before any array is read is read here, 
 import json
 import os
 from collections.abc import Hashable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import dask.threaded
@@ -22,12 +23,18 @@ from actigrad.storage.store import open_store, read_attributes, read_samples, re
 def look(path: Path) -> Hashable:
     """What tells one state of a store from another, without reading arrays; None where there is no store."""
     try:
-        inode, attrs = os.stat(path).st_ino, read_attributes(path)
-        written = os.stat(path / "zarr.json").st_mtime_ns
+        inode, written = os.stat(path).st_ino, os.stat(path / "zarr.json").st_mtime_ns
+        complete = _is_complete(path, inode, written)
     except (OSError, ValueError, KeyError, TypeError, StoreError):
         return None
-    commits = () if attrs.get("complete") else tuple(sorted(read_commits(path).items()))
-    return inode, written, bool(attrs.get("complete")), commits
+    commits = () if complete else tuple(sorted(read_commits(path).items()))
+    return inode, written, complete, commits
+
+
+@lru_cache(64)
+def _is_complete(path: Path, inode: int, written: int) -> bool:
+    """Read again when it was written: the metadata of a large store take milliseconds, and are looked at each second."""
+    return bool(read_attributes(path).get("complete"))
 
 
 def open_snapshot(name: str, path: Path, marks: Hashable) -> Snapshot:

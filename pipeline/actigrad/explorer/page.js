@@ -122,7 +122,7 @@ export function render({model, el, view}) {
     address(before);
     theme();
     if (state.find !== before.find || !before.site) list(); else rows();
-    if (state.site !== picked) { picked = state.site; reveal(); flowOf(); }
+    if (state.site !== picked) { picked = state.site; flowOf(); reveal(); }
     ui.whole.disabled = !state.window;
     ui.heatmap.heading.textContent = state.site;
   }
@@ -256,9 +256,10 @@ export function render({model, el, view}) {
   function flowOf() {
     const site = (model.choices.sites || []).find((one) => one.path === state.site);
     if (!site) return;
-    const links = (label, paths) => h("p", {}, h("span", {text: label}), ...(paths.length ? paths.slice(0, 8).map((path) => path === "loss" ? h("em", {text: "loss"})
-      : h("button", {class: "link", text: path, onclick: () => wish({site: path})})) : [h("em", {text: "the input"})]));
-    ui.flow.replaceChildren(h("p", {text: `${site.kind} ${site.shape}`.trim()}), links("from ", site.from), links("to ", site.to));
+    const links = (label, paths, none) => h("p", {}, h("span", {text: label}), ...(paths.length ? paths.slice(0, 8).map((path) => path === "loss" ? h("em", {text: "loss"})
+      : h("button", {class: "link", text: path, onclick: () => wish({site: path})})) : [h("em", {text: none})]));
+    ui.flow.replaceChildren(h("p", {text: `${site.kind} ${site.shape}`.trim()}),
+      links("from ", site.from, "the input, or what was not captured"), links("to ", site.to, "nothing that was captured"));
   }
 
   // Relative luminance of WCAG 2; above 0.179 black has more contrast than white, and the better of both always has 4.5.
@@ -324,7 +325,7 @@ export function render({model, el, view}) {
   system.addEventListener("change", theme);
   view.model.document?.on_event("connection_lost", onLost);
   model.on("state", onState);
-  model.on("choices", () => { controlsFrom(model.choices); list(); reveal(); flowOf(); });
+  model.on("choices", () => { controlsFrom(model.choices); list(); flowOf(); reveal(); });
   model.on("told", onTold);
   model.on("structure", () => { onPaneless(); rows(); });
   model.on("overview", () => onPane("overview"));
@@ -335,6 +336,6 @@ export function render({model, el, view}) {
   model.on("remove", () => document.removeEventListener("keydown", onKey));
   function onPaneless() { ui.flow.classList.toggle("failed", Boolean(model.structure.error)); if (model.structure.error) ui.flow.textContent = model.structure.error; }
   onTold(); onState(); list(); onPane("overview"); onPane("heatmap"); onCard(); theme();
-  setTimeout(() => { list(); reveal(); flowOf(); model.send_msg({hello: true}); });
+  setTimeout(() => { list(); flowOf(); reveal(); model.send_msg({hello: true}); });
   return app;
 }

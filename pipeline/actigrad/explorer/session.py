@@ -109,7 +109,7 @@ class Session:
             self.view = None
             self.page.told = {"fatal": str(error), "notes": [], "live": False}
             return
-        self.view = view
+        self.view = self.heatmap.wanted = view
         self.wish = replace(view.state, x=self.wish.x)
         notes = [*self.problems, *view.notes]
         self.page.told = {"fatal": "", "notes": notes, "live": not view.snapshot.complete}

@@ -7,6 +7,7 @@ from typing import Any
 import holoviews as hv
 import jinja2
 from bokeh.embed import components
+from bokeh.models import InlineStyleSheet, Toolbar
 from bokeh.resources import Resources
 
 from actigrad.report.parts import Picture, Report, drawn
@@ -49,7 +50,10 @@ def write_page(report: Report, advance: Callable[[int, int], None]) -> str:
 
 
 def _embed(picture: Picture, view: Any) -> Figure:
-    script, div = components(hv.render(view, backend="bokeh"), wrap_script=True)
+    model: Any = hv.render(view, backend="bokeh")
+    for toolbar in model.select({"type": Toolbar}):
+        toolbar.stylesheets = [InlineStyleSheet(css="@media print { :host { visibility: hidden } }")]
+    script, div = components(model, wrap_script=True)
     return Figure(picture, div, script)
 
 
