@@ -29,7 +29,7 @@ import holoviews as hv
 from actigrad import views
 from actigrad.storage.store import open_store
 
-hv.extension("bokeh")
+hv.extension("bokeh", inline=True)
 
 store_path = Path("runs/digits_quick.zarr" if QUICK else "runs/digits/digits.zarr")
 if not store_path.exists():

@@ -56,6 +56,7 @@ def test_an_attention_pattern_is_seen_by_heads_of_one_layer(decoder):
     stored = decoder["sites/blocks/attention/pattern/full"]["activation"].values[-1, 1, 3]
     inside = head >= 0
     np.testing.assert_array_equal(value[inside], stored[head[inside], query[inside], key[inside]])
+    assert "2 maps along y of 6 × 6" in hv.Store.lookup_options("bokeh", view, "plot").kwargs["title"]
 
 
 @pytest.mark.parametrize(

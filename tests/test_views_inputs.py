@@ -69,6 +69,16 @@ def test_tokens_are_coloured_by_the_gradient_times_the_activation_of_their_vecto
 
 
 @pytest.mark.parametrize(
+    ("length", "size", "shown"), [(1, "9pt", 1), (16, "9pt", 16), (20, "7pt", 20), (60, "6pt", 25)]
+)
+def test_long_tokens_have_smaller_letters_and_what_is_still_too_long_is_cut(decoder, length, size, shown):
+    view = views.saliency(decoder, samples=[2], site="embed", decode=lambda token: "w" * length)
+    labels = view.traverse(lambda element: element, [hv.Labels])
+    assert {hv.Store.lookup_options("bokeh", one, "style").kwargs["text_font_size"] for one in labels} == {size}
+    assert {len(text) for one in labels for text in one.dimension_values("text")} == {shown}
+
+
+@pytest.mark.parametrize(
     ("ask", "told"),
     [
         (lambda s, d: views.saliency(s, methods=["gradients"]), "'gradients'.*'gradient'"),

@@ -72,7 +72,8 @@ def feature_maps(
     image = hv.Image(data, ["across", "down"], list(layers), datatype=["grid"])
     text = [(left + (w - 1) / 2, top - 1.0, str(one)) for (top, left), one in zip(corners, chosen, strict=True)]
     labels = dress(hv.Labels(text, ["across", "down"], "text"), text_color=INK, text_font_size="8pt")
-    shown = f"{len(chosen)} of {len(maps)} {along}s" if len(chosen) < len(maps) else f"{len(maps)} {along}s"
+    shown = f"{len(chosen)} of {len(maps)}" if len(chosen) < len(maps) else f"{len(maps)}"
+    shown += f" {along}s" if along in ("neuron", "head") else f" maps along {along}"
     return dress(
         dress(image, cmap=scale.colours, clim=(scale.low, scale.high), colorbar=True, clabel=quantity, tools=["hover"],
               clipping_colors={"NaN": GAP}) * _not_finite(wall, ids[0]) * labels,

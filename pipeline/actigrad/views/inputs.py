@@ -13,7 +13,7 @@ from actigrad.storage.store import read_samples, read_sites
 from actigrad.views.images import find_inputs, sample_title
 from actigrad.views.places import Place, loops_of
 from actigrad.views.reading import Store, open_tree, read_full, read_place, require
-from actigrad.views.style import INK, dress
+from actigrad.views.style import INK, dress, elide
 
 TIMES_INPUT = "gradient_times_input"
 METHODS = {
@@ -22,6 +22,8 @@ METHODS = {
 }  # fmt: skip
 SUMMED = (TIMES_INPUT, "integrated_gradient")
 """Maps whose channels add up to what the input contributes."""
+CELLS, LETTER = 780, 0.85
+"""Pixels that all cells of a row of tokens share; pixels that a letter takes of each point of its size."""
 
 
 def saliency(
@@ -208,11 +210,11 @@ def _tokens(tree, tokens: dict[str, Any], name: str | None, site: str | None, sa
         hv.Rectangles(cells, vdims=dims), color=hv.dim("colour"), cmap=DIVERGING, clim=(-1, 1), line_color="#ffffff",
         tools=["hover"], clipping_colors={"NaN": NOT_FINITE},
     )  # fmt: skip
-    size = "9pt" if values.shape[1] <= 80 else "6pt"
+    words, size = _fitting(text, CELLS / values.shape[1])
     strong = np.abs(values) > 0.6 * np.array(limits)[:, None]
     for chosen_cells, colour in ((np.argwhere(~strong), INK), (np.argwhere(strong), "#ffffff")):
-        words = hv.Labels([(j, i, _visible(text[i][j])) for i, j in chosen_cells], ["x", "y"], "text")
-        boxes *= dress(words, text_color=colour, text_font_size=size)
+        labels = hv.Labels([(j, i, words[i][j]) for i, j in chosen_cells], ["x", "y"], "text")
+        boxes *= dress(labels, text_color=colour, text_font_size=size)
     told = [f"{sample_title(tree, one)} ±{limit:.2g}" for one, limit in zip(chosen, limits, strict=True)]
     return dress(
         boxes, height=110 + 42 * len(chosen), invert_yaxis=True, xlabel="position", ylabel="",
@@ -221,6 +223,14 @@ def _tokens(tree, tokens: dict[str, Any], name: str | None, site: str | None, sa
         title=[f"what in {name} matters: gradient × activation at {place.name}, summed over its neurons; gradients of "
                f"{tree.attrs['gradients_of']}", "each row has its own scale, up to the value on its left"],
     )  # fmt: skip
+
+
+def _fitting(texts: list[list[str]], room: float) -> tuple[list[list[str]], str]:
+    """Texts and a font size with which each has room for itself, in pixels; what is still too long is cut."""
+    longest = max((len(word) for row in texts for word in row), default=1) or 1
+    size = int(np.clip(room / longest / LETTER, 6, 9))
+    most = max(1, int(room / size / LETTER))
+    return [[elide(_visible(word), most) for word in row] for row in texts], f"{size}pt"
 
 
 def _visible(text: str) -> str:

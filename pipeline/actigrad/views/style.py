@@ -25,7 +25,7 @@ WIDTH = 920
 INK, PALE = "#16181d", "#7a8699"
 FONTS = {"title": "11pt", "labels": "10pt", "xticks": "9pt", "yticks": "9pt"}
 CHARACTER = 9
-"""Pixels of a title's character, on average; a title begins where the picture's frame does, some 70 pixels in."""
+"""Pixels of a title's character, on average; a title begins where the picture's frame does, 70 to 90 pixels in."""
 LABEL = 44
 """The most characters of a tick."""
 DOTS = 96
@@ -71,7 +71,7 @@ def dress(element: Any, *, title: Iterable[str] = (), width: int = WIDTH, height
 
 def wrap(title: Iterable[str], width: int = WIDTH) -> str:
     """The lines of a title, the long ones wrapped for a figure so many pixels wide."""
-    return "\n".join(part for line in title for part in textwrap.wrap(line, (width - 70) // CHARACTER) or [""])
+    return "\n".join(part for line in title for part in textwrap.wrap(line, (width - 90) // CHARACTER) or [""])
 
 
 def _translate(element: Any, options: dict[str, Any]) -> dict[str, Any]:
