@@ -13,8 +13,8 @@ import zarr
 
 from actigrad.errors import StoreError
 from actigrad.storage.appender import Appender, create_growing, growing, layout_of
-from actigrad.storage.schema import ArraySpec, Template
 from actigrad.storage.store import open_store
+from actigrad.storage.template import ArraySpec, Template
 from actigrad.storage.verification import verify
 
 SAMPLES = 6

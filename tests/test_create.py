@@ -14,9 +14,11 @@ from actigrad.sites import Site
 from actigrad.storage.costs import costliest
 from actigrad.storage.create import check_space, compressed_share, create_store, finalize_store
 from actigrad.storage.journal import Journal
+from actigrad.storage.names import site_group
 from actigrad.storage.places import Folder
-from actigrad.storage.schema import ArraySpec, Template, Tensors, make_plans, make_template, site_group
+from actigrad.storage.schema import Tensors, make_plans, make_template
 from actigrad.storage.store import check_version, open_store, read_sites
+from actigrad.storage.template import ArraySpec, Template
 from actigrad.storage.writer import Writer
 
 ROOT = {"actigrad_schema": 2, "versions": {"actigrad": "0.1.0"}}

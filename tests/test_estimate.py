@@ -6,7 +6,7 @@ import pytest
 from actigrad.config.files import load_config
 from actigrad.runs.estimate import _available_bytes, estimate, estimate_memory, probe
 from actigrad.runs.job import load
-from actigrad.storage.schema import site_group
+from actigrad.storage.names import site_group
 from actigrad.storage.store import open_store
 
 SMALL = ["data.samples=64", "data.batch_size=32", "model.options.width=8", "train.steps=4", "train.record_every=2"]

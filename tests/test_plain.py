@@ -12,7 +12,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from actigrad.storage.plain import find_layout, iter_files
 
-DTYPES = ("float32", "float64", "int32", "int64")
+DTYPES = ("float32", "float64", "int32", "int64", "int8")
 
 
 def create(folder, shape, chunks, shards=None, dtype="float32", compressors=None):

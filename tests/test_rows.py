@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from actigrad.runs.rows import StepWriter
-from actigrad.storage.schema import ArraySpec, Template
+from actigrad.storage.template import ArraySpec, Template
 
 
 class Sink:

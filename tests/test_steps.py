@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from actigrad.errors import StoreError
 from actigrad.storage.create import create_store
 from actigrad.storage.journal import Journal, read_commits
-from actigrad.storage.schema import ArraySpec, Template
 from actigrad.storage.steps import OpenSteps
+from actigrad.storage.template import ArraySpec, Template
 from actigrad.storage.writer import Writer
 
 

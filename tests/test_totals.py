@@ -11,7 +11,8 @@ import actigrad
 from actigrad.metrics import METRICS, SPECIAL
 from actigrad.reduce import Histogram, Summary
 from actigrad.runs.totals import Layout, add, from_bytes, to_bytes
-from actigrad.storage.schema import ArraySpec, Plan, Template
+from actigrad.storage.schema import Plan
+from actigrad.storage.template import ArraySpec, Template
 
 SITES = {"a": 3, "b/wide": 5, "c": 1}
 

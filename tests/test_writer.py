@@ -13,7 +13,7 @@ from actigrad.storage.create import create_store
 from actigrad.storage.journal import Journal, read_commits
 from actigrad.storage.places import folder
 from actigrad.storage.plain import Layout
-from actigrad.storage.schema import ArraySpec, Template
+from actigrad.storage.template import ArraySpec, Template
 from actigrad.storage.writer import Writer
 
 

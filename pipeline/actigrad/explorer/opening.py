@@ -16,7 +16,7 @@ from actigrad.errors import StoreError
 from actigrad.explorer.snapshot import Snapshot
 from actigrad.pictures.lazy import read_group
 from actigrad.storage.journal import read_commits
-from actigrad.storage.schema import blocks_group, site_group
+from actigrad.storage.names import blocks_group, site_group
 from actigrad.storage.store import open_store, read_attributes, read_samples, read_sites
 
 

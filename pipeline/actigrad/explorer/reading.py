@@ -21,7 +21,7 @@ from actigrad.pictures.matrices import open_matrix
 from actigrad.pictures.order import natural_order, score_order
 from actigrad.pictures.palette import DIVERGING, Scale
 from actigrad.pictures.scales import read_scale
-from actigrad.storage.schema import blocks_group
+from actigrad.storage.names import blocks_group
 
 HELD = 2**25
 SCALED = 64

@@ -35,8 +35,8 @@ from actigrad.pictures.similarity import similarity_order
 from actigrad.sites import Site, choose
 from actigrad.storage.create import CODECS, consolidate, forget
 from actigrad.storage.journal import Journal
+from actigrad.storage.names import site_group
 from actigrad.storage.places import Where, find_place
-from actigrad.storage.schema import site_group
 from actigrad.storage.store import open_store, read_samples, read_sites
 
 ORDERS = ("natural", "score", "score:METRIC", "peak:step", "peak:sample", "selectivity", "similarity")

@@ -19,7 +19,7 @@ from actigrad.pictures.order import label_order
 from actigrad.pictures.ripmap import Source
 from actigrad.sites import Site
 from actigrad.storage.blocks import block_counts
-from actigrad.storage.schema import blocks_group, site_group
+from actigrad.storage.names import blocks_group, site_group
 from actigrad.storage.store import read_samples
 
 

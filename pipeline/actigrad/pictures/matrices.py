@@ -32,8 +32,8 @@ from actigrad.pictures.raster import Matrix, Span
 from actigrad.pictures.ripmap import Source
 from actigrad.sites import Site
 from actigrad.storage.create import forget
+from actigrad.storage.names import site_group
 from actigrad.storage.places import Where, find_place
-from actigrad.storage.schema import site_group
 
 SMALL = 2**22
 """Values that are read whole when a matrix is opened; matrices of more have levels."""

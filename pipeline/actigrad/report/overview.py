@@ -20,7 +20,7 @@ from actigrad.report.tables import (
     tabulate_steps,
     tabulate_values,
 )
-from actigrad.storage.schema import blocks_group
+from actigrad.storage.names import blocks_group
 from actigrad.storage.store import read_samples
 from actigrad.views.reading import find_group
 

@@ -8,7 +8,7 @@ import xarray
 from actigrad.findings import Measures, Record
 from actigrad.metrics import METRICS
 from actigrad.report.parts import Table
-from actigrad.storage.schema import site_group
+from actigrad.storage.names import site_group
 
 ROWS, COLUMNS = 40, 12
 SITE_ROWS = 10_000

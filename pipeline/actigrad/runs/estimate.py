@@ -20,7 +20,7 @@ from actigrad.runs.record import StepCapture, make_capture
 from actigrad.sites import exactly, outermost
 from actigrad.storage.blocks import BLOCK_BYTES, block_counts
 from actigrad.storage.create import compressed_share
-from actigrad.storage.schema import blocks_group, site_group
+from actigrad.storage.names import blocks_group, site_group
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from actigrad.sites import Site, Work, choose
 from actigrad.sources import Batch, Source, read_ahead
 from actigrad.storage.grid import blocks
 from actigrad.storage.places import Place, find_place
-from actigrad.storage.schema import Plan, Template, Tensors, make_plans, make_template
+from actigrad.storage.schema import Plan, Tensors, make_plans, make_template
+from actigrad.storage.template import Template
 
 TAKEN = {"sample", "step", "loss", "prediction", "objective", "gradient_norm"}
 """What the run itself puts beside each sample: a field of the data that is called so gets one `_`."""

@@ -23,7 +23,8 @@ from actigrad.reduce import Full, Histogram, Summary
 from actigrad.runs.job import named_leaves
 from actigrad.runs.record import summarise
 from actigrad.sites import Site, exactly
-from actigrad.storage.schema import Plan, site_group
+from actigrad.storage.names import site_group
+from actigrad.storage.schema import Plan
 
 
 @dataclass(frozen=True)

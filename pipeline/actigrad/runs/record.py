@@ -32,7 +32,8 @@ from actigrad.runs.totals import Layout, Totals, add, from_bytes, to_bytes
 from actigrad.sites import Site, exactly
 from actigrad.sources import Batch
 from actigrad.storage.blocks import block_counts, block_size
-from actigrad.storage.schema import blocks_group, site_group, with_codecs
+from actigrad.storage.names import blocks_group, site_group
+from actigrad.storage.template import with_codecs
 
 SPARSE_SHARE = 0.3
 """From this share of zeros on, zstd is denser than a plain array by more than it costs (docs/store.md)."""

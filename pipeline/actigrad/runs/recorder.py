@@ -50,8 +50,9 @@ from actigrad.runs.measure import Measure
 from actigrad.runs.scribe import Moment, Scribe
 from actigrad.storage.appender import Appender, create_growing, growing, layout_of
 from actigrad.storage.journal import Journal
-from actigrad.storage.schema import SCHEMA_VERSION, Template, Tensors, make_plans, make_template, work_attrs
+from actigrad.storage.schema import SCHEMA_VERSION, Tensors, make_plans, make_template, work_attrs
 from actigrad.storage.store import check_version, is_store
+from actigrad.storage.template import Template
 
 NOWHERE = "actigrad.runs.recorder:Recorder"
 """Where a config names a function, and there is none: the loop is someone's own."""

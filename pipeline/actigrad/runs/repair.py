@@ -24,8 +24,8 @@ from actigrad.storage.create import finalize_store, forget, restore_metadata, wr
 from actigrad.storage.grid import Region, chunk_indices
 from actigrad.storage.journal import Journal
 from actigrad.storage.places import Place, Where, find_place
-from actigrad.storage.schema import ArraySpec, Template
 from actigrad.storage.store import check_version, is_derived, read_consolidated
+from actigrad.storage.template import ArraySpec, Template
 from actigrad.storage.verification import Damage, verify
 from actigrad.storage.writer import Writer
 

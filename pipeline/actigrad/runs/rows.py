@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from actigrad.storage.grid import Region
-from actigrad.storage.schema import Template
+from actigrad.storage.template import Template
 
 
 @runtime_checkable

@@ -23,7 +23,9 @@ from actigrad.engine.transform import Frame
 from actigrad.metrics import METRICS, SPECIAL
 from actigrad.reduce import Histogram, Summary
 from actigrad.reduce.summary import merge_summaries
-from actigrad.storage.schema import Plan, Template, site_group
+from actigrad.storage.names import site_group
+from actigrad.storage.schema import Plan
+from actigrad.storage.template import Template
 
 Totals = dict[str, Any]
 """`summary` and `histogram`: their fields as long arrays; `gradients`: a pytree like the params, summed."""

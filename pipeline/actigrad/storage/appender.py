@@ -32,8 +32,8 @@ from actigrad.errors import StoreError
 from actigrad.storage.create import consolidate, create_store
 from actigrad.storage.grid import chunk_indices
 from actigrad.storage.places.folder import sync, write_file
-from actigrad.storage.schema import ArraySpec, Template
 from actigrad.storage.store import is_derived
+from actigrad.storage.template import ArraySpec, Template
 
 CHUNK_BYTES, CHUNK_STEPS = 2**16, 64
 """Aims for a chunk of several steps: it is held in memory, for every array, until it is full."""

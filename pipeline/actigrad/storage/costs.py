@@ -7,7 +7,7 @@ print(cost)           # head/0: 1.20 GB; `steps: last` instead of `all` in its r
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actigrad.storage.schema import ArraySpec, Template
+from actigrad.storage.template import ArraySpec, Template
 
 
 @dataclass(frozen=True)

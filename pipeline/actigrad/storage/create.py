@@ -23,8 +23,8 @@ from zarr.errors import ZarrUserWarning
 from actigrad.errors import StoreError
 from actigrad.storage.costs import costliest
 from actigrad.storage.places import Where, find_place
-from actigrad.storage.schema import ArraySpec, Template
 from actigrad.storage.store import is_store, read_attributes
+from actigrad.storage.template import ArraySpec, Template
 
 CODECS = {
     "plain": lambda: [Crc32cCodec()],

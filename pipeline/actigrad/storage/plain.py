@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 
 Part = bytes | memoryview
-CHECKED = ({"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"})
+CHECKED = ("bytes", "crc32c")
 MISSING = 2**64 - 1
 """Where and how long a chunk is that a shard at the edge of an array lacks."""
 
@@ -73,11 +73,11 @@ def find_layout(array: zarr.Array) -> Layout | None:
     chunk, shard, codecs = tuple(described["chunk_grid"]["configuration"]["chunk_shape"]), None, described["codecs"]
     if codecs[0]["name"] == "sharding_indexed":
         inside = codecs[0]["configuration"]
-        if tuple(inside["index_codecs"]) != CHECKED or inside["index_location"] != "end":
+        if not _is_plain(inside["index_codecs"]) or inside["index_location"] != "end":
             return None
         chunk, shard, codecs = tuple(inside["chunk_shape"]), chunk, inside["codecs"]
     dtype = np.dtype(array.dtype)
-    if tuple(codecs) != CHECKED or dtype.kind not in "fiu":
+    if not _is_plain(codecs) or dtype.kind not in "fiu":
         return None
     return Layout(chunk, shard, dtype.newbyteorder("<"), array.fill_value)
 
@@ -91,6 +91,12 @@ def iter_files(array: zarr.Array, region: Any, block: np.ndarray) -> Iterator[tu
         within = [o - start for o, (start, _) in zip(offsets, region, strict=True)]
         part = block[tuple(slice(a, a + size) for a, size in zip(within, sizes, strict=True))]
         yield f"{array.path}/{array.metadata.encode_chunk_key(index)}", part
+
+
+def _is_plain(codecs: Any) -> bool:
+    """Whether they are bytes, little endian where that matters, and a checksum."""
+    ends = codecs[0].get("configuration", {}).get("endian", "little")
+    return tuple(codec["name"] for codec in codecs) == CHECKED and ends == "little"
 
 
 def _with_checksum(values: np.ndarray) -> list[Part]:

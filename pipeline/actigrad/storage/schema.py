@@ -10,11 +10,9 @@ Arrays stand only in groups called `full` or `summary`, or below `levels`. xarra
 disagree with those of a group above it, and sites nest (`head`, `head/0`); so none with arrays stands above another.
 """
 
-import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from actigrad.config.records import CaptureRule, Config
@@ -22,13 +20,11 @@ from actigrad.errors import CaptureError
 from actigrad.metrics import METRICS, SPECIAL, bin_edges
 from actigrad.sites import Site, Work, choose
 from actigrad.storage.blocks import BLOCK_BYTES, FIELDS, block_counts, block_size, blocks_attrs
-from actigrad.storage.grid import block_rows, inner_rows, segment_rows, step_rows
+from actigrad.storage.grid import block_rows, segment_rows
+from actigrad.storage.names import blocks_group, site_group
+from actigrad.storage.template import Arrays, Template, item_size
 
 SCHEMA_VERSION, READABLE = 2, (1, 2)
-RESERVED = re.compile(r"(full|summary|orders|levels|zarr\.json)_*")
-UNSAFE = re.compile(r"[\x00-\x1f\x7f%\\]|^\.+$|^__")
-SEGMENT_LIMIT, PATH_LIMIT = 240, 720
-"""Bytes: a disk takes 255 a segment, an object store 1,024 for a key, with its prefix and what comes below."""
 LONG_NAMES = {
     "activation": "activation",
     "value": "parameter",
@@ -42,35 +38,6 @@ GRADIENTS = {
     "parameter": "gradient of {of}, summed over the captured samples, with respect to the parameter",
 }
 """The root's attribute `gradients_of` tells whether that is each sample's own or the batch's."""
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One array of a store: everything but its values.
-
-    Attributes:
-        path: inside the store (`sites/head/0/full/activation`).
-        dims, shape: one entry an axis.
-        chunks: what one write owns: a chunk, or a shard of several.
-        inner: the chunks in a shard, what one read decompresses; None where the write is one chunk.
-        dtype: on disk.
-        attrs: as xarray shows them.
-        codec: `plain` (checksum only), `sparse` (zstd; many zeros), `rounded` (lz4 with byte shuffle; bfloat16 values).
-    """
-
-    path: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dtype: str = "float32"
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    codec: str = "plain"
-    inner: tuple[int, ...] | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes before compression."""
-        return math.prod(self.shape) * _item_size(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -88,62 +55,6 @@ class Plan:
     summary: tuple[str, ...]
     full: Mapping[str, CaptureRule]
     levels: Mapping[str, CaptureRule] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Template:
-    """A whole store without values.
-
-    Attributes:
-        groups: attributes by path.
-        arrays: specs by path.
-        coords: the values of coordinates, which are known beforehand.
-        segment: samples between two commits, whole blocks of every array.
-    """
-
-    groups: dict[str, dict[str, Any]]
-    arrays: dict[str, ArraySpec]
-    coords: dict[str, Any]
-    segment: int = 1
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays before compression."""
-        return sum(spec.nbytes for spec in self.arrays.values())
-
-
-def _item_size(dtype: str) -> int:
-    """Bytes of a value; about, for a string."""
-    return {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "int8": 1}.get(dtype, 8)
-
-
-def site_group(path: str, root: str = "sites") -> str:
-    r"""The group of a site; the truth is in its attribute `path`, because not every name can be one.
-
-    A segment that is the name of a leaf group gets one more `_`. What a disk or an object store refuses is written as
-    in a URL, and what is too long for them is cut, with a digest of all of it in place of the rest.
-
-    >>> site_group("head/0"), site_group("encoder/summary"), site_group("encoder/summary_")
-    ('sites/head/0', 'sites/encoder/summary_', 'sites/encoder/summary__')
-    >>> site_group("Übung/.."), site_group("a\nb"), len(site_group("x" * 400))
-    ('sites/Übung/%2E%2E', 'sites/a%0Ab', 246)
-    """
-    segments = [_shortened(_segment(segment), SEGMENT_LIMIT) for segment in path.split("/")]
-    return "/".join([root, _shortened("/".join(segments), PATH_LIMIT)])
-
-
-def _segment(name: str) -> str:
-    name = UNSAFE.sub(lambda found: "".join(f"%{ord(one):02X}" for one in found[0]), name) or "_"
-    return f"{name}_" if RESERVED.fullmatch(name) else name
-
-
-def _shortened(name: str, limit: int) -> str:
-    """Within so many bytes of UTF-8; names that differ stay different."""
-    content = name.encode()
-    if len(content) <= limit:
-        return name
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    return content[: limit - 17].decode(errors="ignore") + "~" + digest
 
 
 def make_plans(config: Config, sites: Sequence[Site]) -> tuple[Plan, ...]:
@@ -174,11 +85,6 @@ def make_plans(config: Config, sites: Sequence[Site]) -> tuple[Plan, ...]:
     return tuple(plans)
 
 
-def blocks_group(path: str, quantity: str) -> str:
-    """Where the blocks of a site's neurons are, for each sample."""
-    return f"{site_group(path)}/levels/natural/{quantity}/samples"
-
-
 def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, Any], tensors: "Tensors") -> Template:
     """The store of a run.
 
@@ -190,7 +96,7 @@ def make_template(config: Config, plans: Sequence[Plan], samples: Mapping[str, A
     """
     n = len(next(iter(samples.values())))
     segment = segment_rows(n, config.data.batch_size, *_row_bytes(plans, tensors, config))
-    steps, arrays, groups = config.steps, _Arrays(segment), {}
+    steps, arrays, groups = config.steps, Arrays(segment), {}
     arrays.coord("samples/sample", ("sample",), range(n), {"long_name": "position in the captured data"})
     arrays.coord("samples/step", ("step",), steps, {"long_name": "training updates done", "units": "1"})
     for name, values in samples.items():
@@ -250,37 +156,6 @@ class Tensors:
     predicts: bool
 
 
-class _Arrays:
-    """Collects specs; the coords that an array needs come with it."""
-
-    def __init__(self, segment: int):
-        self.segment = segment
-        self.specs: dict[str, ArraySpec] = {}
-        self.values: dict[str, Any] = {}
-
-    def coord(self, path: str, dims: tuple[str, ...], values: Any, attrs: dict[str, Any]) -> None:
-        if path not in self.specs:
-            dtype = "string" if isinstance(values[0], str) else "float64" if isinstance(values[0], float) else "int64"
-            self.specs[path] = ArraySpec(path, dims, (len(values),), (len(values),), dtype, attrs)
-            self.values[path] = values
-
-    def add(self, path: str, dims: Mapping[str, int], *, step: Sequence[int], attrs: Mapping[str, Any],
-            chunks: Mapping[str, int] | None = None, dtype="float32", codec="plain") -> None:  # fmt: skip
-        group = path.rpartition("/")[0]
-        self.coord(f"{group}/step", ("step",), step, {"long_name": "training updates done", "units": "1"})
-        sizes = {"step": len(step), **dims}
-        together = 1 if "sample" in dims else min(len(step), step_rows(_item_size(dtype) * math.prod(dims.values())))
-        chunk = {"step": together, "sample": min(self.segment, dims.get("sample", 1)), **(chunks or {})}
-        shape = {dim: max(1, chunk.get(dim, size)) for dim, size in sizes.items()}
-        if together > 1:  # what is not full yet is mostly fill values, which compress to nothing
-            codec = "sparse"
-        inner = inner_rows(shape["sample"], math.prod(shape.values()) // shape["sample"] * 4) if chunks else None
-        self.specs[path] = ArraySpec(
-            path, tuple(sizes), tuple(sizes.values()), tuple(shape.values()), dtype, attrs, codec,
-            tuple((shape | {"sample": inner}).values()) if inner else None,
-        )  # fmt: skip
-
-
 def work_attrs(work: Work, traced: int) -> dict[str, Any]:
     """What is done on the way to a place, for a store: FLOPs are those of one sample's forward pass."""
     return {
@@ -312,7 +187,7 @@ def _site_attrs(site: Site, index: int, traced: int) -> dict[str, Any]:
     }
 
 
-def _add_site(arrays: _Arrays, plan: Plan, config: Config, n: int) -> None:
+def _add_site(arrays: Arrays, plan: Plan, config: Config, n: int) -> None:
     group, sizes = site_group(plan.site.path), dict(zip(plan.site.dims, plan.site.shape, strict=True))
     for quantity in plan.summary:
         name = LONG_NAMES.get(quantity) or _gradient_of("activation", config)
@@ -331,11 +206,11 @@ def _add_site(arrays: _Arrays, plan: Plan, config: Config, n: int) -> None:
         arrays.add(f"{group}/full/{quantity}", dims, step=steps, chunks=chunks, attrs=attrs, codec=codec)
 
 
-def _add_blocks(arrays: _Arrays, site: Site, quantity: str, rule: CaptureRule, config: Config, n: int) -> None:
+def _add_blocks(arrays: Arrays, site: Site, quantity: str, rule: CaptureRule, config: Config, n: int) -> None:
     sizes = {"sample": n, "block": len(block_counts(site))}
     steps, aim = config.steps if rule.steps == "all" else config.steps[-1:], config.store.chunk_bytes
     for name, (dtype, long_name) in FIELDS.items():
-        row_bytes = _item_size(dtype) * sizes["block"]
+        row_bytes = item_size(dtype) * sizes["block"]
         rows = block_rows(arrays.segment, config.data.batch_size, row_bytes, aim)
         chunks = {"sample": rows} | _split(sizes, "block", rows * row_bytes, aim)
         path, codec = f"{blocks_group(site.path, quantity)}/{name}", "sparse" if name == "nonfinite" else "plain"
@@ -362,13 +237,13 @@ def _loops(sizes: Mapping[str, int]) -> dict[str, int]:
     return {dim: size for dim, size in sizes.items() if dim.startswith(("layer", "shard"))}
 
 
-def _add_summary(arrays: _Arrays, group: str, name: str, steps, sizes: Mapping[str, int], long_name: str) -> None:
+def _add_summary(arrays: Arrays, group: str, name: str, steps, sizes: Mapping[str, int], long_name: str) -> None:
     arrays.coord(f"{group}/metric", ("metric",), METRICS, {"long_name": "statistic of a neuron's finite values"})
     attrs = {"long_name": f"{long_name}, summarised for each neuron", "units": "1"}
     arrays.add(f"{group}/{name}", {"metric": len(METRICS), **sizes}, step=steps, attrs=attrs)
 
 
-def _add_histogram(arrays: _Arrays, group: str, quantity: str, steps, loops: Mapping[str, int]) -> None:
+def _add_histogram(arrays: Arrays, group: str, quantity: str, steps, loops: Mapping[str, int]) -> None:
     edges = bin_edges()
     for side, values in (("bin_left", edges[:-1]), ("bin_right", edges[1:])):
         arrays.coord(f"{group}/{side}", ("bin",), values, {"long_name": f"{side.removeprefix('bin_')} edge of the bin"})
@@ -381,7 +256,7 @@ def _add_histogram(arrays: _Arrays, group: str, quantity: str, steps, loops: Map
     arrays.add(f"{group}/{quantity}_special", dims, step=steps, dtype="int64", attrs=attrs)
 
 
-def _add_input(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Config, n: int, has_gradient: bool) -> None:
+def _add_input(arrays: Arrays, group: str, shape: tuple[int, ...], config: Config, n: int, has_gradient: bool) -> None:
     from_shape = Site("", (n, *shape), "float32", (), "")
     between = len(shape) - 1
     named: dict[int, tuple[str, ...]] = {0: (), 1: ("position",), 2: ("y", "x")}
@@ -412,7 +287,7 @@ def input_maps(config: Config) -> dict[str, str]:
     return maps
 
 
-def _add_parameter(arrays: _Arrays, group: str, shape: tuple[int, ...], config: Config) -> None:
+def _add_parameter(arrays: Arrays, group: str, shape: tuple[int, ...], config: Config) -> None:
     names = (*(f"d{i}" for i in range(len(shape) - 1)), "neuron")[-len(shape) :] if shape else ()
     sizes = dict(zip(names, shape, strict=True))
     for quantity in config.parameters.quantities:
@@ -423,9 +298,3 @@ def _add_parameter(arrays: _Arrays, group: str, shape: tuple[int, ...], config: 
         if config.parameters.keep == "full":
             attrs = {"long_name": long_name, "units": "1"}
             arrays.add(f"{group}/full/{quantity}", sizes, step=config.steps[-1:], attrs=attrs)
-
-
-def with_codecs(template: Template, sparse: set[str]) -> Template:
-    """The template with the arrays in `sparse` compressed for many zeros."""
-    arrays = {p: replace(spec, codec="sparse") if p in sparse else spec for p, spec in template.arrays.items()}
-    return replace(template, arrays=arrays)

@@ -6,7 +6,7 @@ import numpy as np
 
 from actigrad.errors import ViewError, nearest
 from actigrad.pictures.order import natural_order, score_order
-from actigrad.storage.schema import site_group
+from actigrad.storage.names import site_group
 from actigrad.storage.store import read_samples, read_sites
 from actigrad.views.matrix import PIXELS, about_zero, matrix
 from actigrad.views.places import LOOP, loops_of

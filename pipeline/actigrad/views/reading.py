@@ -9,8 +9,8 @@ import xarray
 from actigrad.errors import ViewError, did_you_mean
 from actigrad.metrics import METRICS
 from actigrad.sites import Site, choose
+from actigrad.storage.names import site_group
 from actigrad.storage.places import Where
-from actigrad.storage.schema import site_group
 from actigrad.storage.store import open_store, read_samples, read_sites
 from actigrad.views.places import Place, find_place, loops_of, places_of
 from actigrad.views.style import FONTS, WIDTH

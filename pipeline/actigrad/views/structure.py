@@ -10,7 +10,7 @@ from holoviews.streams import Stream, Tap
 from actigrad.errors import ViewError
 from actigrad.metrics import METRICS
 from actigrad.pictures.palette import DIVERGING, MAGNITUDE, NOT_FINITE
-from actigrad.storage.schema import site_group
+from actigrad.storage.names import site_group
 from actigrad.storage.store import read_samples
 from actigrad.views.heatmap import heatmap
 from actigrad.views.model import LOGARITHMIC, SIGNED, colour_of, reduce_neurons, strongest, symmetric
