@@ -33,7 +33,7 @@ def look(path: Path) -> Hashable:
 
 @lru_cache(64)
 def _is_complete(path: Path, inode: int, written: int) -> bool:
-    """Read again when it was written: the metadata of a large store take milliseconds, and are looked at each second."""
+    """Read again when it was written alone: the metadata of a large store take milliseconds, at each second."""
     return bool(read_attributes(path).get("complete"))
 
 
