@@ -23,6 +23,8 @@ from jaxtyping import Float32, Float64, Int32, Int64
 Factors = tuple[int, int]
 MANY = 4
 """Rows of a cell from which on they are reduced before its columns."""
+_INFINITY = 0x7F800000
+"""Bits of float32's infinity."""
 _LARGEST, _NONE, _NAN, _NOWHERE = np.finfo(np.float32).max, np.float32(-1), np.float32(np.nan), np.int32(-1)
 
 
@@ -79,9 +81,20 @@ def reduce_values(
     """
     out = _empty(values.shape, factors)
     height, width, inner = values.shape
-    reduce = _reduce_rows if factors[0] >= MANY else _reduce_values
-    reduce(values.reshape(height, width * inner), inner, *factors, rows, columns, *_arrays(out))
+    flat = values.reshape(height, width * inner)
+    if factors[0] >= MANY:
+        in_order = _by_id(rows, factors[0]), _by_id(columns, factors[1])
+        _reduce_rows(flat, inner, *factors, rows, columns, *in_order, *_arrays(out))
+    else:
+        _reduce_values(flat, inner, *factors, rows, columns, *_arrays(out))
     return out
+
+
+def _by_id(ids: Int32[np.ndarray, "place"], factor: int) -> Int64[np.ndarray, "place"]:
+    """Places cell after cell, in each by ascending id."""
+    if (np.diff(ids) > 0).all():
+        return np.arange(len(ids))
+    return np.lexsort((ids, np.arange(len(ids)) // factor))
 
 
 def reduce_cells(cells: Cells, factors: Factors) -> Cells:
@@ -193,40 +206,44 @@ def _reduce_values(values, inner, fy, fx, rows, columns, extreme, row, column, t
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _reduce_rows(values, inner, fy, fx, rows, columns, extreme, row, column, total, finite, nonfinite):
-    """The same for cells of many rows: first along the rows, without a branch and so many columns at a time."""
-    n = values.shape[1]
-    best, value, r = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.int32)
-    added, some = np.empty(n, np.float64), np.empty(n, np.int32)
+def _reduce_rows(
+    values, inner, fy, fx, rows, columns, in_rows, in_columns, extreme, row, column, total, finite, nonfinite
+):
+    """The same for cells of many rows: first along the rows, so many columns at a time.
+
+    A key is a magnitude's bits, and below them how many rows of the cell have a higher id. The largest is that of the
+    extreme in the lowest row, found without a branch.
+    """
+    n, bits = values.shape[1], values.view(np.int32)
+    keys, added, some = np.empty(n, np.int64), np.empty(n, np.float64), np.empty(n, np.int32)
     for a in range(extreme.shape[0]):
         top, bottom = a * fy, min(values.shape[0], (a + 1) * fy)
-        best[:], value[:], r[:], added[:], some[:] = _NONE, _NAN, _NOWHERE, 0.0, 0
-        for i in range(top, bottom):
-            id_ = rows[i]
+        keys[:], added[:], some[:] = -1, 0.0, 0
+        for place in range(top, bottom):
+            i, higher = in_rows[place], np.int64(bottom - 1 - place)
             for j in range(n):
-                v = values[i, j]
-                magnitude = abs(v)
-                better = (magnitude > best[j]) | ((magnitude == best[j]) & (id_ < r[j]))
-                better &= magnitude <= _LARGEST
-                best[j] = magnitude if better else best[j]
-                value[j] = v if better else value[j]
-                r[j] = id_ if better else r[j]
+                magnitude = np.int64(bits[i, j] & 0x7FFFFFFF)
+                key = ((magnitude << 32) | higher) if magnitude < _INFINITY else np.int64(-1)
+                keys[j] = max(keys[j], key)
             for j in range(n):
                 v = values[i, j]
                 known = abs(v) <= _LARGEST
                 added[j] += np.float64(v) if known else 0.0
                 some[j] += 1 if known else 0
         for b in range(extreme.shape[1]):
-            low, high = b * fx * inner, min(n, (b + 1) * fx * inner)
-            at, sum_, count = low, added[low], some[low]
-            for j in range(low + 1, high):
-                sum_ += added[j]
-                count += some[j]
-                lower = (r[j] < r[at]) | ((r[j] == r[at]) & (columns[j // inner] < columns[at // inner]))
-                at = j if (best[j] > best[at]) | ((best[j] == best[at]) & lower) else at
-            extreme[a, b], row[a, b], total[a, b], finite[a, b] = value[at], r[at], sum_, count
-            column[a, b] = columns[at // inner] if best[at] >= 0 else _NOWHERE
-            nonfinite[a, b] = (bottom - top) * (high - low) - count
+            low, high = b * fx, min(len(columns), (b + 1) * fx)
+            at, sum_, count = in_columns[low] * inner, 0.0, 0
+            for place in range(low, high):
+                for j in range(in_columns[place] * inner, (in_columns[place] + 1) * inner):
+                    sum_ += added[j]
+                    count += some[j]
+                    at = j if keys[j] > keys[at] else at
+            total[a, b], finite[a, b] = sum_, count
+            nonfinite[a, b] = (bottom - top) * (high - low) * inner - count
+            extreme[a, b], row[a, b], column[a, b] = _NAN, _NOWHERE, _NOWHERE
+            if keys[at] >= 0:
+                i = in_rows[bottom - 1 - (keys[at] & 0x7FFFFFFF)]
+                extreme[a, b], row[a, b], column[a, b] = values[i, at], rows[i], columns[at // inner]
 
 
 @numba.njit(nogil=True, cache=True)
