@@ -94,9 +94,13 @@ views.activity(store, "head/relu")
 
 # %% [markdown]
 # ## `weights`: which connections learn?
+#
+# The gradient, summed over the samples: a row an output, a column an input. `quantity` can also be the value, or the
+# change by the last update, which is next to nothing here, as the learning rate ends at zero. Pale rows are dead
+# neurons: nothing will teach them.
 
 # %%
-views.weights(store, "head/hidden", quantity="update", order="score")
+views.weights(store, "head/hidden", quantity="gradient", order="score")
 
 # %% [markdown]
 # ## `saliency`: what in the input matters, and is the map credible?
