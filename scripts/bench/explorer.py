@@ -83,7 +83,10 @@ def launch(store: str) -> tuple[subprocess.Popen, str, float, float]:
 
 
 def zoom(page, i: int) -> float:
-    """Milliseconds of one turn of the wheel."""
+    """Milliseconds of one turn of the wheel: five in, five out, and as out is more than in, all of it again."""
+    if i % 10 == 0:
+        page.keyboard.press("r")
+        page.wait_for_timeout(400)
     page.evaluate(ARM, "wheel")
     page.mouse.wheel(0, -240 if i % 10 < 5 else 240)
     return page.evaluate("window.painted")
