@@ -254,7 +254,10 @@ def test_a_heatmap_tells_what_a_cell_is_and_refuses_other_orders(made, tmp_path,
     picture = views.heatmap(store, "stem", step=1, dynamic=False, pixels=(40, 40))
     (image,) = picture.traverse(lambda one: one, [hv.Image])
     told = hv.Store.lookup_options("bokeh", image, "plot").kwargs["title"].replace("\n", " ")
-    assert "the signed extreme of 4 neurons × 1 sample, the finest that was kept; neurons in natural order" in told
+    assert (
+        "the signed extreme of 4 neurons × 1 sample, of neurons the finest that was kept; neurons in natural order"
+        in told
+    )
     live = views.heatmap(store, "stem", step=1, samples="natural").traverse(lambda one: one, [hv.DynamicMap])[0]
     live.streams[0].event(x_range=(2.5, 4.5), y_range=(7.5, 8.5))
     (image,) = live[()].traverse(lambda one: one, [hv.Image])

@@ -88,7 +88,7 @@ def heatmap(
         if x_range and y_range and all(v is not None for v in (*x_range, *y_range)):
             window = (_whole(sorted(y_range)), _whole(sorted(x_range)))
         view = rasterise(shown.matrix, window, (height or pixels[0], width or pixels[1]))
-        kept = ", the finest that was kept" if view.factors[0] == shown.matrix.finest[0] > 1 else ""
+        kept = ", of neurons the finest that was kept" if view.factors[0] == shown.matrix.finest[0] > 1 else ""
         title = wrap([what, f"{_describe_cell(view, reduction, x)}{kept}; {ordered}; {colours.text()}"])
         image: Any = _dress(_image(view, known, x, reduction), colours, title, known, x, size[0])
         return image.opts(ylabel=y, backend="bokeh").opts(ylabel=y, backend="matplotlib")
