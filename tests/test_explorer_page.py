@@ -1,5 +1,6 @@
 """The explorer in a real browser: every control is used, and what is drawn is compared with the store."""
 
+import re
 import shutil
 
 import numpy as np
@@ -136,6 +137,24 @@ def test_zoom_tap_and_box_choose_and_a_link_shows_the_same(page, server):
     page.locator(".pane.card h2", has_text=f"Neuron {neuron}").wait_for()
     page.get_by_role("button", name="Whole", exact=True).click()
     page.wait_for_function("() => !location.search.includes('window=')")
+
+
+@pytest.mark.parametrize("x", ["step", "sample"])
+def test_hover_tells_neuron_column_and_value(page, server, x):
+    open_page(page, server, f"?site=head/hidden&x={x}")
+    for share in (0.40, 0.41):
+        page.mouse.move(*spot(page, "heatmap", share, 0.5))
+    tip = page.locator(".bk-Tooltip:visible").first
+    tip.wait_for()
+    page.wait_for_timeout(300)
+    leaves = """node => [...(node.shadowRoot || node).querySelectorAll("*:not(style)")]
+      .filter(one => !one.children.length).map(one => one.textContent).join(" ")"""
+    told = tip.evaluate(leaves)
+    found = re.search(rf"neuron:\s*(\d+)\s+{x}:\s*(\d+)\s.*value:\s*([-+.e\d]+)", told, re.DOTALL)
+    assert found, told
+    matrix = read_matrix(fit(read_query(query(page))[0], server.sources))
+    row, column = matrix.place(int(found[1])), matrix.columns.tolist().index(int(found[2]))
+    assert float(found[3]) == pytest.approx(matrix.read(slice(None))[row, column], abs=1e-4)
 
 
 def test_the_overview_chooses_site_and_step(page, server):
