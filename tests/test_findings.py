@@ -42,7 +42,15 @@ def found(given, rule):
 def test_where_nothing_is_wrong_every_rule_says_what_holds():
     given = record([site("a"), site("b")], [parameter(1e-3)])
     assert judge(given) == ()
-    assert in_order(judge(given)) == [rule.fine for rule in RULES]
+    assert in_order(given, judge(given)) == [rule.fine for rule in RULES]
+
+
+def test_of_what_a_store_does_not_hold_nothing_is_said_to_hold():
+    given = record([Measures("a", {"activation": numbers()}, Site("a", (4, 8), "float32", ("sample", "neuron")))], [])
+    told = " ".join(in_order(given, judge(given)))
+    assert "dead" in told
+    assert "gradient reaches" not in told
+    assert "parameter moves" not in told
 
 
 def test_what_is_not_finite_is_traced_to_its_first_step_and_site():

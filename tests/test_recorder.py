@@ -20,7 +20,7 @@ import actigrad
 from actigrad import views
 from actigrad.errors import CaptureError, ConfigError, NoSuchSite, StoreError
 from actigrad.metrics import METRICS
-from actigrad.pictures import catalogue, levels, matrices, tiles
+from actigrad.pictures import catalogue, levels, matrices, stored, tiles
 from actigrad.report import write_report
 from actigrad.runs import recorder as recording
 from actigrad.runs import scribe
@@ -123,7 +123,7 @@ def small(path, **words):
 def test_levels_go_on_with_the_steps_that_are_new_and_touch_no_others(tmp_path, monkeypatch):
     monkeypatch.setattr(matrices, "SMALL", 1)
     monkeypatch.setattr(tiles, "SMALL", 64)
-    build, write, written = levels.build_levels, levels.write_level, []
+    build, write, written = levels.build_levels, stored.write_level, []
     monkeypatch.setattr(matrices, "build_levels", lambda *a, **k: build(*a, **k, finest=1, coarsest=8))
     monkeypatch.setattr(levels, "write_level", lambda arrays, cells, at: written.append(at) or write(arrays, cells, at))
     path, whole = tmp_path / "run.zarr", tmp_path / "whole.zarr"

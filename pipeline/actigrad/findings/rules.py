@@ -47,11 +47,13 @@ class Rule:
         name: in a word or two.
         fine: what holds when the rule finds nothing.
         find: from a record to findings, the most telling first.
+        looked: whether the record has what the rule looks at; of what it has not, nothing holds.
     """
 
     name: str
     fine: str
     find: Callable[[Record], Iterator[Finding]]
+    looked: Callable[[Record], bool] = lambda record: True
 
 
 def judge(record: Record) -> tuple[Finding, ...]:
@@ -60,10 +62,10 @@ def judge(record: Record) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def in_order(findings: tuple[Finding, ...]) -> list[str]:
-    """What holds, of the rules that found nothing."""
+def in_order(record: Record, findings: tuple[Finding, ...]) -> list[str]:
+    """What holds, of the rules that looked and found nothing."""
     spoke = {finding.rule for finding in findings}
-    return [rule.fine for rule in RULES if rule.name not in spoke]
+    return [rule.fine for rule in RULES if rule.name not in spoke and rule.looked(record)]
 
 
 def find_not_finite(record: Record) -> Iterator[Finding]:
@@ -199,20 +201,46 @@ def find_missing(record: Record) -> Iterator[Finding]:
             )
 
 
+def _has_gradients(record: Record) -> bool:
+    return any(site.get("gradient") for site in record.sites)
+
+
+def _has_steps(record: Record) -> bool:
+    return len(record.steps) > 1
+
+
+def _has_both(record: Record) -> bool:
+    return _has_gradients(record) and _has_steps(record)
+
+
+def _has_updates(record: Record) -> bool:
+    return any(parameter.get("update") for parameter in record.parameters)
+
+
 def _sites(count: int) -> str:
     return f"{count} site{'s' * (count != 1)}"
 
 
 RULES = (
     Rule("not finite", "every value of every site at every step looked at is finite", find_not_finite),
-    Rule("no gradient", "a gradient reaches every site", find_no_gradient),
-    Rule("vanishing", "the gradient neither vanishes nor explodes between the last site and the first", find_vanishing),
+    Rule("no gradient", "a gradient reaches every site", find_no_gradient, _has_gradients),
+    Rule(
+        "vanishing",
+        "the gradient neither vanishes nor explodes between the last site and the first",
+        find_vanishing,
+        _has_gradients,
+    ),
     Rule("dead", "fewer than 5 % of any site's neurons are dead", find_dead),
     Rule("constant", "fewer than 5 % of any site's neurons are stuck at one value other than zero", find_constant),
     Rule("loss", "the loss ends near its minimum, and no few samples carry it", find_loss),
-    Rule("changing", "no site's activation changes its size tenfold", find_changing),
-    Rule("spikes", "no step has a gradient ten times the usual", find_spikes),
-    Rule("updates", "every parameter moves, by less than a tenth of its size", find_updates),
+    Rule("changing", "no site's activation changes its size tenfold", find_changing, _has_steps),
+    Rule(
+        "spikes",
+        "no step has a gradient ten times the usual",
+        find_spikes,
+        lambda record: _has_gradients(record) and _has_steps(record),
+    ),
+    Rule("updates", "every parameter moves, by less than a tenth of its size", find_updates, _has_updates),
     Rule("missing", "every gradient that was asked for was captured", find_missing),
-)
+)  # fmt: skip
 """In the order in which a person asks."""

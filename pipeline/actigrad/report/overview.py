@@ -47,7 +47,7 @@ def describe_run(tree: xarray.DataTree, advance: Callable[[int, int], None]) -> 
         warnings=[] if tree.attrs["complete"] else [INCOMPLETE],
         facts=facts(tree, record),
         findings=findings,
-        fine=in_order(findings),
+        fine=in_order(record, findings),
         parts=[*_model_parts(tree, record), *_site_parts(tree, record, findings)],
         table=tabulate_sites(record, SITE_ROWS),
         table_text=TABLE.format(step=record.steps[-1]),
