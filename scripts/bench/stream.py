@@ -3,11 +3,14 @@
     .venv/bin/python scripts/bench/stream.py                     # on the disk of the current folder
     .venv/bin/python scripts/bench/stream.py --folder /mnt/fast --rounds 9
     .venv/bin/python scripts/bench/stream.py --device-cores 1    # JAX computes on one core, the host has the others
+    .venv/bin/python scripts/bench/stream.py --width 1024 --depth 32 --kept 4 --batch 512 --samples 8192
 
 An accelerator leaves the processor alone; a CPU that is the device takes cores from the threads that copy and write.
-With `--device-cores` each side has its own, as they have it there.
+With `--device-cores` each side has its own, as they have it there. The last line is a job whose model takes longer than
+keeping what is wanted of it, as most are: of 32 layers, four are kept.
 
-Every activation and gradient of an MLP is kept whole, uncompressed. Each round does everything once, in turn:
+Activations and gradients of an MLP's layers are kept whole, uncompressed: all, or the first `--kept`. Each round does
+everything once, in turn:
 
     capture     the captured step of every batch, dispatched ahead; nothing is copied
     copy        frames that are there already: to the host, into blocks, nowhere
@@ -212,7 +215,7 @@ def make_job(words: argparse.Namespace, samples: int, folder: Path) -> Job:
         "data": {"factory": "stream:data", "batch_size": words.batch,
                  "options": {"samples": samples, "width": words.width}},
         "loss": "stream:loss",
-        "capture": [{"sites": "layers/*", "keep": "full"}],
+        "capture": [{"sites": [f"layers/{i}" for i in range(words.kept or words.depth)], "keep": "full"}],
         "inputs": {"keep": "none"},
         "parameters": {"keep": "none"},
         "store": {"path": str(folder / "run.zarr")},
@@ -222,6 +225,7 @@ def make_job(words: argparse.Namespace, samples: int, folder: Path) -> Job:
 def peak_rss(words: argparse.Namespace, times: int) -> float:
     """MB that a run of `times` as many samples holds at most, in a process of its own."""
     options = ["--width", words.width, "--depth", words.depth, "--batch", words.batch, "--folder", words.folder]
+    options += ["--kept", words.kept] if words.kept else []
     command = [sys.executable, __file__, "--peak", str(words.samples * times), *map(str, options)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -254,6 +258,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--kept", type=int, help="layers that are kept whole; by default all")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--folder", type=Path, default=Path())
     parser.add_argument("--quick", action="store_true", help="tiny, measures nothing")
