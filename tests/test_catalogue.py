@@ -175,10 +175,10 @@ def test_levels_that_were_not_finished_are_no_damage_and_are_made_when_asked_for
     save_order(own, "head/hidden", "mine", np.roll(np.arange(n), 1), how="changed")
     write, left = stored.write_level, iter(range(2))
 
-    def stop(*arguments):
+    def stop(*arguments, **known):
         if next(left, None) is None:
             raise KeyboardInterrupt
-        write(*arguments)
+        write(*arguments, **known)
 
     with monkeypatch.context() as patched:
         patched.setattr(levels, "write_level", stop)

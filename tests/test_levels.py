@@ -54,8 +54,17 @@ def assert_levels(group, plan, values, rows, columns):
             continue
         expected = brute_force(values, factors, rows, columns)
         for name, array in arrays.items():
-            known = expected["row" if name == "neuron" else name]
-            np.testing.assert_array_equal(array[...], known, err_msg=f"{factors} {name}")
+            if name != "offset":
+                np.testing.assert_array_equal(array[...], expected[name], err_msg=f"{factors} {name}")
+        assert ("nonfinite" in arrays) == (not np.isfinite(values).all())
+        assert ("offset" in arrays) == (factors != (1, 1))
+        # As somebody reads it who has nothing of ours: how many elements of the cell come before the extreme.
+        offset = arrays["offset"][...].astype(int) if "offset" in arrays else np.zeros(arrays["extreme"].shape, int)
+        y, x = np.indices(offset.shape)
+        some = np.isfinite(arrays["extreme"][...])
+        down, right = np.divmod(offset, factors[1])
+        for known, ids, places in (("row", rows, y * factors[0] + down), ("column", columns, x * factors[1] + right)):
+            np.testing.assert_array_equal(ids[places[some]], expected[known][some], err_msg=f"{factors} {known}")
 
 
 @settings(max_examples=6)
@@ -97,14 +106,17 @@ def test_appending_reads_and_writes_no_more_than_the_last_tiles(monkeypatch):
         lambda block: read.append(block.shape) or block, meta=values
     )
     write = stored.write_level
-    monkeypatch.setattr(
-        levels, "write_level", lambda arrays, cells, at: written.append((at, cells)) or write(arrays, cells, at)
-    )
+
+    def note(arrays, factors, cells, start, places):
+        written.append(cells)
+        write(arrays, factors, cells, start, places)
+
+    monkeypatch.setattr(levels, "write_level", note)
     build_levels(group, Source(lazy, copy=True), append=True, **SMALL)
     partial = 97 - 96 // plan.tile[1] * plan.tile[1]
     assert sum(shape[1] for shape in read) <= partial + 4
     assert partial < 40
-    assert all(getattr(cells, "shape", (0, 0))[1] <= partial for _, cells in written)
+    assert all(getattr(cells, "shape", (0, 0))[1] <= partial for cells in written)
 
 
 def test_a_level_exists_for_every_pair_of_factors_until_an_axis_is_short():
@@ -185,14 +197,38 @@ def test_other_dtypes_have_the_levels_of_float32(dtype):
     assert bytes_of(ours) == bytes_of(theirs)
 
 
-def test_what_a_place_tells_is_not_stored_and_integers_take_few_bytes():
+def test_an_offset_is_a_byte_where_a_cell_has_up_to_256_elements():
     group, plan = build(make_values(0, (100, 300)), (50, 50), copy=True)
     for factors in plan.levels:
         dtypes = {name: array.dtype.name for name, array in group[f"{factors[0]}x{factors[1]}"].arrays()}
         assert dtypes.pop("extreme") == dtypes.pop("mean", "float32") == "float32"
-        assert dtypes.get("neuron") == ("int8" if factors[0] > 1 else None)
-        assert dtypes.get("column") == ("int16" if factors[1] > 1 else None)
-        assert dtypes.get("nonfinite", "int8") == ("int8" if np.prod(factors) < 128 else "int16")
+        n = np.prod(factors)
+        assert dtypes.get("offset") == (None if n == 1 else "uint8" if n <= 256 else "uint16")
+        assert dtypes.get("nonfinite", "uint8") == ("uint8" if n < 256 else "uint16")
+
+
+def test_counts_are_stored_of_all_tiles_or_of_none_also_as_columns_come():
+    values = np.random.default_rng(0).normal(size=(130, 97)).astype(np.float32)
+    counts = lambda group: {name: level["nonfinite"][...] for name, level in group.groups() if "nonfinite" in level}
+    group, _ = build(values[:, :40], (130, 3))
+    assert counts(group) == {}
+    assert group.attrs["nonfinite"] == 0
+    values[3, 60:62] = np.nan, np.inf
+    for width in (97, 90, 97):  # the second one is made from nothing, the third goes on
+        old = None if width == 90 else group
+        group, plan = build(values[:, :width], (130, 3), old, append=True)
+        assert group.attrs["nonfinite"] == 2
+        assert_levels(group, plan, values[:, :width], np.arange(130), np.arange(width))
+        assert set(counts(group)) == set(group.group_keys())
+    matrix = open_levels(group, values)
+    assert rasterise(matrix, None, (9, 9)).nonfinite.sum() == 2
+
+
+def test_levels_that_were_laid_out_in_another_way_are_not_looked_at():
+    group, _ = build(make_values(0, (100, 100)), (50, 50))
+    assert open_levels(group, np.zeros((100, 100))).levels
+    group.update_attributes({"version": 1})
+    assert open_levels(group, np.zeros((100, 100))).levels == {}
 
 
 def test_what_was_not_finished_has_no_levels():

@@ -125,7 +125,7 @@ def test_levels_go_on_with_the_steps_that_are_new_and_touch_no_others(tmp_path, 
     monkeypatch.setattr(tiles, "SMALL", 64)
     build, write, written = levels.build_levels, stored.write_level, []
     monkeypatch.setattr(matrices, "build_levels", lambda *a, **k: build(*a, **k, finest=1, coarsest=8))
-    monkeypatch.setattr(levels, "write_level", lambda arrays, cells, at: written.append(at) or write(arrays, cells, at))
+    monkeypatch.setattr(levels, "write_level", lambda *a, **k: written.append(a[3]) or write(*a, **k))
     path, whole = tmp_path / "run.zarr", tmp_path / "whole.zarr"
     with actigrad.Recorder(path, loss, every=1, levels="natural") as record:
         seen = train(record, 40)

@@ -232,18 +232,20 @@ def _reduce_rows(
                 some[j] += 1 if known else 0
         for b in range(extreme.shape[1]):
             low, high = b * fx, min(len(columns), (b + 1) * fx)
-            at, sum_, count = in_columns[low] * inner, 0.0, 0
+            at, most, sum_, count = 0, np.int64(-2), 0.0, 0
             for place in range(low, high):
                 for j in range(in_columns[place] * inner, (in_columns[place] + 1) * inner):
                     sum_ += added[j]
                     count += some[j]
-                    at = j if keys[j] > keys[at] else at
+                    larger = keys[j] > most
+                    most = keys[j] if larger else most
+                    at = j if larger else at
             total[a, b], finite[a, b] = sum_, count
             nonfinite[a, b] = (bottom - top) * (high - low) * inner - count
             extreme[a, b], row[a, b], column[a, b] = _NAN, _NOWHERE, _NOWHERE
-            if keys[at] >= 0:
-                i = in_rows[bottom - 1 - (keys[at] & 0x7FFFFFFF)]
-                extreme[a, b], row[a, b], column[a, b] = values[i, at], rows[i], columns[at // inner]
+            if most >= 0:
+                i, k = in_rows[bottom - 1 - (most & 0x7FFFFFFF)], at if inner == 1 else at // inner  # which is slow
+                extreme[a, b], row[a, b], column[a, b] = values[i, at], rows[i], columns[k]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -12,7 +12,7 @@ finer one. When columns are appended, only the last partial tiles are read and w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,17 +31,21 @@ from actigrad.pictures.cells import (
     reduce_values,
     stack,
 )
+from actigrad.pictures.offsets import invert
 from actigrad.pictures.raster import Matrix
 from actigrad.pictures.ripmap import COARSEST, FINEST, Plan, Source, make_plan
 from actigrad.pictures.stored import (
     StoredLevel,
+    Target,
     create_level,
     describe_levels,
+    drop_counts,
     has_room,
     ids_of,
     level_name,
     read_plan,
     write_level,
+    write_no_counts,
 )
 from actigrad.pictures.tiles import as_lazy, delayed_tiles
 
@@ -69,9 +73,10 @@ def build_levels(group: zarr.Group, source: Source, *, append: bool = False, fin
         del group[name]
     arrays = {factors: create_level(group, source, plan, factors, keep=start > 0) for factors in plan.levels}
     lazy = as_lazy(source.values)[:, start:]
-    direct = {factors: arrays[factors] for factors in plan.direct}
+    places = invert(source.rows), invert(source.columns)
+    direct = {factors: partial(write_level, arrays[factors], factors, places=places) for factors in plan.direct}
     # Bound, not passed: of each argument Dask looks at every part, which took as long as all the rest.
-    build = delayed(partial(_build_tile, read=_reader(source), plan=plan, arrays=direct), pure=False)
+    build = delayed(partial(_build_tile, read=_reader(source), plan=plan, write=direct), pure=False)
     tiles = [
         [
             build(
@@ -82,12 +87,41 @@ def build_levels(group: zarr.Group, source: Source, *, append: bool = False, fin
         ]
         for line in delayed_tiles(lazy, (plan.tile[0] // source.block, plan.tile[1]))
     ]  # fmt: skip
-    parts = compute(tiles)[0]
+    parts: list[list[_Tile]] = compute(tiles)[0]
+    if start and not group.attrs["nonfinite"] and any(tile.broken for line in parts for tile in line):
+        return build_levels(group, source, finest=finest, coarsest=coarsest)  # all need counts now
     for factors in plan.gathered:
-        cells = _join([[part[factors] for part in line] for line in parts])
-        write_level(arrays[factors], cells, (0, start // factors[1]))
+        cells = _join([[tile.made[factors] for tile in line] for line in parts])
+        write_level(arrays[factors], factors, cells, (0, start), places)
+    _finish_counts(group, plan, arrays, parts, start)
     group.update_attributes(describe_levels(group, source, plan))
     return plan
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """What a tile gives back: where it is, its part of the levels that are gathered, whether a value is not finite."""
+
+    start: tuple[int, int]
+    shape: tuple[int, int]
+    made: dict[Factors, Any]
+    broken: bool
+
+
+def _finish_counts(group: zarr.Group, plan: Plan, arrays: Mapping[Factors, Mapping[str, Target]],
+                   parts: Sequence[Sequence[_Tile]], start: int) -> None:  # fmt: skip
+    """Zeros where a tile is finite and others are not; where all are, no counts."""
+    whole = [tile for line in parts for tile in line]
+    broken = any(tile.broken for tile in whole)
+    if not broken and not (start and group.attrs["nonfinite"]):
+        drop_counts(group, plan)
+        return
+    for factors in plan.direct:
+        for tile in whole:
+            if not tile.broken:
+                write_no_counts(arrays[factors], factors, tile.start, tile.shape)
+    for factors in plan.gathered if not broken else ():
+        write_no_counts(arrays[factors], factors, (0, start), (plan.shape[0], plan.shape[1] - start))
 
 
 def open_levels(group: zarr.Group, values: Any = None, rows: Any = None, columns: Any = None) -> Matrix:
@@ -122,8 +156,8 @@ def _reader(source: Source) -> Callable[..., Cells] | None:
 
 def _build_tile(
     block: np.ndarray, rows: np.ndarray, columns: np.ndarray, at: tuple[int, int], *, read: Callable[..., Cells] | None,
-    plan: Plan, arrays: Mapping[Factors, Mapping[str, Any]],
-) -> dict[Factors, Any]:  # fmt: skip
+    plan: Plan, write: Mapping[Factors, Callable[[Any, tuple[int, int]], None]],
+) -> _Tile:  # fmt: skip
     """Reduce a tile to all levels, write those that are its own, return the others."""
     joined = read(block, rows, columns) if read else None
     values = np.asarray(block, np.float32) if joined is None else np.empty(0)
@@ -138,9 +172,12 @@ def _build_tile(
             made[factors] = values
         else:
             made[factors] = reduce_values(read_block(values), factors, rows, columns)
-        if factors in arrays:
-            write_level(arrays[factors], made[factors], (at[0] // factors[0], at[1] // factors[1]))
-    return {factors: made[factors] for factors in plan.gathered}
+        if factors in write:
+            write[factors](made[factors], at)
+    counted = [one for one in made.values() if isinstance(one, Cells)][-1:]
+    broken = any(bool(cells.nonfinite.any()) for cells in counted)
+    shape = min(len(rows) * plan.base[0], plan.shape[0] - at[0]), len(columns)
+    return _Tile(at, shape, {factors: made[factors] for factors in plan.gathered}, broken)
 
 
 def _join(parts: Sequence[Sequence[Any]]) -> Any:

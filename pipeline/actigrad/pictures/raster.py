@@ -34,7 +34,8 @@ AT_ONCE = 2**23
 """Values that are read in one piece; more are reduced piece by piece."""
 CHEAP = 16
 """Bytes a pixel that may be read for a finer picture; beyond, the level that costs least is taken."""
-LEVEL_BYTES = 16
+LEVEL_BYTES = 9
+"""Of a cell: its extreme, its mean, and where in it the extreme stands."""
 
 
 @runtime_checkable

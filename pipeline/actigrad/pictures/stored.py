@@ -1,10 +1,10 @@
 """Stored: levels as they lie in a store, written and read.
 
-    <group>/<fy>x<fx>/{extreme, neuron, column, mean, nonfinite}    (y, x)
+    <group>/<fy>x<fx>/{extreme, offset, mean, nonfinite}    (y, x)
 
-What is known of a cell from its place is not stored: no neuron where fy is 1, no column where fx is 1. Integers take as
-few bytes as hold them. The group's attributes speak the vocabulary of https://github.com/zarr-conventions/multiscales,
-and tell whether the levels are complete, in which tiles they were made, and how many values are not finite.
+Integers take as few bytes as hold them, and of a matrix without NaN or infinities `nonfinite` is not stored. The
+group's attributes speak the vocabulary of https://github.com/zarr-conventions/multiscales, and tell whether the levels
+are complete, in which tiles they were made, and how many values are not finite.
 """
 
 import math
@@ -18,20 +18,20 @@ import zarr
 from zarr.storage import LocalStore
 
 from actigrad.pictures.cells import Cells, Factors
+from actigrad.pictures.offsets import Known, from_offsets, offset_dtype, to_offsets
 from actigrad.pictures.raster import Span
 from actigrad.pictures.ripmap import Plan, Source
 from actigrad.storage.create import CODECS
 from actigrad.storage.plain import find_layout, iter_files
 
-ID_OF = ("neuron", "column")
-"""Which array tells the row, and which the column, of an extreme."""
 LONG_NAMES = {
     "extreme": "finite value of largest magnitude in the cell",
-    "neuron": "the neuron that it belongs to; -1 where there is none",
-    "column": "position of the column that it belongs to; -1 where there is none",
+    "offset": "elements of the cell that come before it, row by row",
     "mean": "mean of the finite values in the cell",
     "nonfinite": "number of values in the cell that are NaN or infinite",
 }
+VERSION = 2
+"""Of the layout; levels of another one are not looked at, and made again when levels are asked for."""
 CONVENTION = {
     "schema_url": "https://raw.githubusercontent.com/zarr-conventions/multiscales/refs/tags/v0.1/schema.json",
     "spec_url": "https://github.com/zarr-conventions/multiscales/blob/v0.1/README.md",
@@ -71,10 +71,10 @@ def create_level(group: zarr.Group, source: Source, plan: Plan, factors: Factors
     shape = tuple(-(-n // f) for n, f in zip(plan.shape, factors, strict=True))
     dtypes = _dtypes(source, plan, factors)
     if keep:
-        arrays = {name: group[f"{level_name(factors)}/{name}"] for name in dtypes}
+        arrays: Any = dict(group[level_name(factors)].arrays())  # type: ignore[union-attr]
         for array in arrays.values():
-            array.resize(shape)  # type: ignore[union-attr]
-        return {name: Target(array) for name, array in arrays.items()}  # type: ignore[arg-type]
+            array.resize(shape)
+        return {name: Target(array) for name, array in arrays.items()}
     chunks = plan.chunks(factors)
     level = group.create_group(level_name(factors))
     return {
@@ -83,7 +83,7 @@ def create_level(group: zarr.Group, source: Source, plan: Plan, factors: Factors
             dimension_names=("y", "x"),
             attributes={"long_name": LONG_NAMES[name]},
             compressors=CODECS["plain"](),
-            fill_value=np.nan if dtype == "float32" else -1, config={"write_empty_chunks": True},
+            fill_value=np.nan if dtype == "float32" else 0, config={"write_empty_chunks": True},
         ))
         for name, dtype in dtypes.items()
     }  # fmt: skip
@@ -94,7 +94,8 @@ def has_room(group: zarr.Group, source: Source, plan: Plan) -> bool:
     for factors in plan.levels:
         for name, dtype in _dtypes(source, plan, factors).items():
             array: Any = group.get(f"{level_name(factors)}/{name}")
-            if array is None or array.dtype != dtype:
+            missing = name == "nonfinite" and not group.attrs["nonfinite"]
+            if not missing and (array is None or array.dtype != dtype):
                 return False
     return True
 
@@ -103,47 +104,70 @@ def _dtypes(source: Source, plan: Plan, factors: Factors) -> dict[str, str]:
     """The arrays of a level."""
     if factors == (1, 1) and source.count == 1:
         return {"extreme": "float32"}
-    integers = {"nonfinite": math.prod(factors) * source.count}
-    if factors[0] > 1:
-        integers["neuron"] = plan.shape[0]
-    if factors[1] > 1:
-        integers["column"] = plan.shape[1]
-    return {"extreme": "float32", "mean": "float32"} | {name: _integer(n) for name, n in integers.items()}
+    offset = {"offset": offset_dtype(factors)} if math.prod(factors) > 1 else {}
+    bad = np.min_scalar_type(math.prod(factors) * source.count).name
+    return {"extreme": "float32", "mean": "float32", "nonfinite": bad} | offset
 
 
-def _integer(most: int) -> str:
-    """The smallest dtype that holds so many, and -1."""
-    return next(name for name in ("int8", "int16", "int32", "int64") if most <= np.iinfo(name).max)
+def write_level(arrays: Mapping[str, Target], factors: Factors, cells: Any, start: tuple[int, int],
+                places: Known) -> None:  # fmt: skip
+    """Cells, or for 1x1 the values alone, into a level's arrays; counts that are all zero are left out.
+
+    Args:
+        arrays: of the level.
+        factors: of the level.
+        cells: a part of it.
+        start: the first place in the matrix of the first cell along (y, x).
+        places: of the ids in the cells, as `invert` gives them.
+    """
+    known: dict[str, np.ndarray] = {"extreme": cells}
+    if isinstance(cells, Cells):
+        known = {"extreme": cells.extreme, "mean": cells.mean}
+        if "offset" in arrays:
+            known["offset"] = to_offsets(cells, factors, start, places)
+        if "nonfinite" in arrays and cells.nonfinite.any():
+            known["nonfinite"] = cells.nonfinite
+    region = _region(factors, start, known["extreme"].shape)
+    for name, values in known.items():
+        arrays[name][region] = values
 
 
-def write_level(arrays: Mapping[str, Target], cells: Any, at: tuple[int, int]) -> None:
-    """Cells, or for 1x1 the values alone, into a level's arrays."""
-    known = {"extreme": cells} if isinstance(cells, np.ndarray) else {
-        "extreme": cells.extreme, "neuron": cells.row, "column": cells.column, "mean": cells.mean,
-        "nonfinite": cells.nonfinite,
-    }  # fmt: skip
-    high, wide = known["extreme"].shape
-    region = slice(at[0], at[0] + high), slice(at[1], at[1] + wide)
-    for name, array in arrays.items():
-        array[region] = known[name]
+def write_no_counts(arrays: Mapping[str, Target], factors: Factors, start: tuple[int, int], shape: tuple[int, int]
+                    ) -> None:  # fmt: skip
+    """What `write_level` left out of a part of so many elements, where other parts have counts."""
+    if "nonfinite" in arrays:
+        cells = -(-shape[0] // factors[0]), -(-shape[1] // factors[1])
+        arrays["nonfinite"][_region(factors, start, cells)] = np.zeros(cells, arrays["nonfinite"].array.dtype)
+
+
+def _region(factors: Factors, start: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    y, x = (slice(at // f, at // f + n) for at, f, n in zip(start, factors, shape, strict=True))
+    return y, x
+
+
+def drop_counts(group: zarr.Group, plan: Plan) -> None:
+    """Take out the arrays of a matrix that is finite everywhere."""
+    for name in (f"{level_name(factors)}/nonfinite" for factors in plan.levels):
+        if name in group:
+            del group[name]
 
 
 def describe_levels(group: zarr.Group, source: Source, plan: Plan) -> dict[str, Any]:
     """The attributes of a group whose levels are all written."""
-    coarsest = [f for f in plan.levels if f != (1, 1) or source.count > 1][-1:]
-    bad = sum(int(np.asarray(group[f"{level_name(f)}/nonfinite"][...]).sum()) for f in coarsest)  # type: ignore[index]
+    counts: Any = group.get(f"{level_name(plan.levels[-1])}/nonfinite") if plan.levels else None
+    bad = 0 if counts is None else int(counts[...].sum(dtype=np.int64))
     return {
-        **source.attrs, "complete": True, "shape": list(plan.shape), "values_per_element": source.count,
-        "finest": level_name(plan.base),
+        **source.attrs, "complete": True, "version": VERSION, "shape": list(plan.shape),
+        "values_per_element": source.count, "finest": level_name(plan.base),
         "nonfinite": bad, "tile": list(plan.tile), "written_by_tiles": [level_name(f) for f in plan.direct],
         "zarr_conventions": [CONVENTION], "multiscales": {"layout": [_entry(f, plan) for f in plan.levels]},
     }  # fmt: skip
 
 
 def read_plan(group: zarr.Group) -> Plan | None:
-    """The plan that a finished group was written by."""
+    """The plan that a finished group was written by; None where it is not finished, or laid out in another way."""
     attrs: Any = group.attrs
-    if not attrs.get("complete"):
+    if not attrs.get("complete") or attrs.get("version") != VERSION:
         return None
     levels = [_factors(entry["asset"]) for entry in attrs["multiscales"]["layout"]]
     direct = tuple(_factors(name) for name in attrs["written_by_tiles"])
@@ -164,13 +188,15 @@ class StoredLevel:
     columns: np.ndarray | None = None
 
     def read(self, rows: Span, columns: Span) -> Cells:
-        """Its cells from one to another along both axes; each array is read once, the count only if there is any."""
+        """Its cells from one to another along both axes; each array is read once."""
         region = slice(*rows), slice(*columns)
         extreme, mean = (np.asarray(self.arrays[name][region]) for name in ("extreme", "mean"))
         nonfinite = np.zeros(extreme.shape, np.int64)
-        if self.attrs["nonfinite"]:
+        if "nonfinite" in self.arrays:
             nonfinite = np.asarray(self.arrays["nonfinite"][region], np.int64)
-        row, column = (self._ids(axis, region, extreme) for axis in (0, 1))
+        offset = self.arrays["offset"][region] if "offset" in self.arrays else np.zeros(extreme.shape, np.uint8)
+        start = rows[0] * self.factors[0], columns[0] * self.factors[1]
+        row, column = from_offsets(extreme, offset, self.factors, start, (self.rows, self.columns))
         high, wide = (self._covered(axis, span) for axis, span in ((0, rows), (1, columns)))
         finite = high[:, None] * wide[None, :] * self.attrs["values_per_element"] - nonfinite
         total = np.where(finite > 0, mean.astype(np.float64) * finite, 0.0)
@@ -179,15 +205,9 @@ class StoredLevel:
     @cached_property
     def arrays(self) -> dict[str, Any]:
         """By name."""
-        names = ["extreme", "mean", "nonfinite", *(ID_OF[axis] for axis in (0, 1) if self.factors[axis] > 1)]
+        names = ["extreme", "mean", *["nonfinite"] * (self.attrs["nonfinite"] > 0)]
+        names += ["offset"] * (math.prod(self.factors) > 1)
         return {name: self.group[f"{level_name(self.factors)}/{name}"] for name in names}
-
-    def _ids(self, axis: int, region: tuple[slice, slice], extreme: np.ndarray) -> np.ndarray:
-        """Which row or column the extremes stand at: stored, or known from the cells' place."""
-        if self.factors[axis] > 1:
-            return np.asarray(self.arrays[ID_OF[axis]][region], np.int32)
-        ids = ids_of((self.rows, self.columns)[axis], (region[axis].start, region[axis].stop))
-        return np.where(np.isfinite(extreme), ids[:, None] if axis == 0 else ids[None, :], np.int32(-1))
 
     def _covered(self, axis: int, span: Span) -> np.ndarray:
         """How many rows or columns each cell covers: the last has what is left."""

@@ -16,6 +16,8 @@ import xarray
 Span = tuple[int, int]
 SMALL, LARGE = 2**23, 2**24
 """Values that a tile has at least, where the matrix has as many, and at most, where the unit allows."""
+EXCESS = 1 / 8
+"""By how much tiles may reach out of a matrix, where there is a choice."""
 
 
 def as_lazy(values: Any) -> Any:
@@ -42,8 +44,15 @@ def choose_tile(shape: Sequence[int], chunks: Sequence[int], unit: Sequence[int]
     while math.prod(tile) * inner > LARGE and (larger := [i for i in (0, 1) if tile[i] > unit[i]]):
         tile[max(larger, key=lambda i: tile[i])] //= 2
     while math.prod(tile) * inner < SMALL and (smaller := [i for i in (0, 1) if tile[i] < shape[i]]):
-        tile[min(smaller, key=lambda i: tile[i])] *= 2
+        # The last tile is stored as if it were whole: 2 x 3 for a matrix of 5 would be a fifth more.
+        fitting = [i for i in smaller if _excess(shape[i], 2 * tile[i]) <= max(EXCESS, _excess(shape[i], tile[i]))]
+        tile[min(fitting or smaller, key=lambda i: tile[i])] *= 2
     return tile[0], tile[1]
+
+
+def _excess(size: int, tile: int) -> float:
+    """By how much tiles reach out of a matrix, as a share of it."""
+    return -(-size // tile) * tile / size - 1
 
 
 def delayed_tiles(values: Any, tile: tuple[int, int]) -> list[list[tuple[Span, Span, Any]]]:
