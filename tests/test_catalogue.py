@@ -1,6 +1,7 @@
 """Orders are permutations with a provenance; levels in a store are those of its matrices, in their orders."""
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,6 +211,21 @@ def test_levels_and_orders_that_are_damaged_are_found_and_taken_out_by_repair(ow
     assert verify(own).damages == ()
     assert not chunk.exists()
     assert write_levels(own, ["natural", "score"], sites="head/hidden") == 1  # of the score, levels were whole
+
+
+@pytest.mark.usefixtures("crumbs")
+def test_levels_that_were_laid_out_in_another_way_are_made_again(own):
+    made = write_levels(own, sites="head/hidden")
+    path = "sites/head/hidden/levels/natural/activation/sample-4"
+    group: Any = zarr.open_group(own, mode="r+", use_consolidated=False)[path]
+    group.update_attributes({"version": 1})
+    tree = open_store(own)
+    shown = open_matrix(tree, site_of(tree, "head/hidden"), "activation", columns="sample", step=4)
+    assert not any(hasattr(level, "group") for level in shown.matrix.levels.values())
+    assert (made, write_levels(own, sites="head/hidden"), write_levels(own, sites="head/hidden")) == (made, 1, 0)
+    again: Any = zarr.open_group(own, mode="r")[path]
+    assert again.attrs["version"] > 1
+    assert verify(own).damages == ()
 
 
 def test_a_store_that_is_not_complete_gets_no_orders(own):

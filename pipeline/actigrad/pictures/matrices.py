@@ -30,6 +30,7 @@ from actigrad.pictures.lazy import any_sample_source, position_source, reorder, 
 from actigrad.pictures.levels import build_levels, open_levels
 from actigrad.pictures.raster import Matrix, Span
 from actigrad.pictures.ripmap import Source
+from actigrad.pictures.stored import read_plan
 from actigrad.sites import Site
 from actigrad.storage.create import forget
 from actigrad.storage.names import site_group
@@ -107,8 +108,13 @@ def find_levels(tree: xarray.DataTree, site: Site, quantity: str, name: str, ord
         group = zarr.open_group(place.to_zarr(read_only=True), path=path, mode="r", use_consolidated=False)
     except FileNotFoundError:
         return None
-    fits = group.attrs.get("complete") and group.attrs["shape"] == list(source.shape)
-    return group if fits and group.attrs["arrangement"] == arrangement(source) else None
+    return group if _are_of(group, source) else None
+
+
+def _are_of(group: zarr.Group, source: Source) -> bool:
+    """Whether a group holds the finished levels of just this matrix."""
+    plan = read_plan(group)
+    return plan is not None and plan.shape == source.shape and group.attrs["arrangement"] == arrangement(source)
 
 
 def levels_group(site: Site, order: str, quantity: str, name: str) -> str:
@@ -127,9 +133,9 @@ def build(where: Where, site: Site, quantity: str, name: str, order: str, source
     root = zarr.open_group(find_place(where).to_zarr(), mode="r+", use_consolidated=False)
     path = levels_group(site, order, quantity, name)
     group = root.require_group(path)
-    same = group.attrs.get("arrangement") == arrangement(source)
-    if same and group.attrs.get("complete") and group.attrs["shape"] == list(source.shape):
+    if _are_of(group, source):
         return False
+    same = group.attrs.get("arrangement") == arrangement(source)
     attrs = {**source.attrs, "order": order, "arrangement": arrangement(source), "derived": True}
     forget(where, path)
     build_levels(group, replace(source, attrs=attrs), append=same)
