@@ -182,6 +182,28 @@ def test_sites_with_findings_come_first_then_those_that_changed_most(monkeypatch
     assert [site.path for site in choose_sites(record, findings)] == ["d", "c", "b"]
 
 
+def test_a_module_whose_output_is_that_of_its_last_part_is_shown_once(monkeypatch):
+    monkeypatch.setattr("actigrad.report.choice.SITES", 3)
+    one, more = np.ones(2), np.array([1.0, 2.0])
+    numbers = lambda low: Numbers(more, low, one, one, one, one, np.array([np.nan, 1.0]))
+    inner, outer = (Measures(path, {"activation": numbers(one), "gradient": numbers(more)}) for path in ("a/b", "a"))
+    other = Measures("c", {"activation": numbers(one), "gradient": numbers(one)})
+    less = Measures("d", {"activation": numbers(one)})
+    record = Record((1, 2), (inner, outer, other, less), (), one, one)
+    assert [site.path for site in choose_sites(record, [])] == ["a/b", "c", "d"]
+
+
+def test_the_controls_under_the_maps_are_explained_where_the_store_has_them(few, tmp_path):
+    assert "its control, the same map with the weights shuffled" in write_report(few, tmp_path / "a.html").read_text()
+    bare = tmp_path / "bare.zarr"
+    shutil.copytree(few, bare)
+    shutil.rmtree(bare / "inputs/image/full/gradient_randomised")
+    zarr.consolidate_metadata(bare)
+    text = write_report(bare, tmp_path / "b.html").read_text()
+    assert "the gradient of each sample" in text
+    assert "the weights shuffled" not in text
+
+
 def test_what_does_not_fit_is_told_in_words_with_its_table(few, tmp_path, monkeypatch):
     monkeypatch.setattr("actigrad.report.page.LIMIT", 1_900_000)
     path = write_report(few, tmp_path / "report.html")

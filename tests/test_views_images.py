@@ -35,6 +35,14 @@ def test_every_cell_is_the_value_of_its_channel_at_its_place(store):
     assert np.isnan(value[~inside]).all()
 
 
+@pytest.mark.parametrize(("most", "rows"), [(4, 2), (12, 3), (32, 4)])
+def test_the_rows_of_a_wall_are_as_even_as_they_can_be(store, most, rows):
+    (neuron,) = cells(views.feature_maps(store, "block1/conv", most=most), "its neuron")
+    tiles = [len(set(row[row >= 0].tolist())) for row in neuron if (row >= 0).any()]
+    assert len(tiles) == 8 * rows
+    assert min(tiles) == max(tiles) == most // rows
+
+
 def test_the_first_row_of_a_tile_is_drawn_on_top(store):
     view = views.feature_maps(store, "block1/conv")
     (y,) = cells(view, "its y")

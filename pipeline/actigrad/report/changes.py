@@ -10,7 +10,7 @@ import xarray
 from actigrad import views
 from actigrad.errors import ViewError
 from actigrad.findings import Measures, Record, measure
-from actigrad.report.choice import SITES
+from actigrad.report.choice import SITES, without_twins
 from actigrad.report.overview import INCOMPLETE, about, facts, subtitle
 from actigrad.report.parts import Part, Picture, Report, Table, slug
 from actigrad.report.tables import SITE_ROWS, number
@@ -86,7 +86,7 @@ def _report(a: Side, b: Side, title: str, line: str, numbers: Sequence[tuple[str
         )
     pairs.sort(key=lambda pair: -_decades(a, b, *pair))
     alone = len(a.record.sites) + len(b.record.sites) - 2 * len(pairs)
-    parts = [_where(a, b, pairs), *_sites(a, b, pairs[:SITES], other=other)]
+    parts = [_where(a, b, pairs), *_sites(a, b, without_twins(pairs, SITES), other=other)]
     sides = ((name, side.tree) for name, side in zip("AB", (a, b), strict=True))
     return Report(
         title, line, numbers, parts, _table(a, b, pairs[:SITE_ROWS]), TABLE, about(a.tree),
@@ -165,7 +165,7 @@ def _where(a: Side, b: Side, pairs: Sequence[tuple[Measures, Measures]]) -> Part
     return Part("where", "Gradient flow in A and in B", text, pictures)
 
 
-def _sites(a: Side, b: Side, pairs: Sequence[tuple[Measures, Measures]], *, other: bool) -> list[Part]:
+def _sites(a: Side, b: Side, pairs: Sequence[tuple[Measures, ...]], *, other: bool) -> list[Part]:
     text = (
         f"The {len(pairs)} sites that differ most. Red is where A is larger, blue where B is, white where nothing "
         "changed. Hover tells which neuron it is."

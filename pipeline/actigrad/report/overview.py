@@ -22,6 +22,7 @@ from actigrad.report.tables import (
 )
 from actigrad.storage.names import blocks_group
 from actigrad.storage.store import read_samples
+from actigrad.views.images import find_inputs
 from actigrad.views.reading import find_group
 
 PIXELS = (96, 320)
@@ -59,7 +60,7 @@ def subtitle(tree: xarray.DataTree) -> str:
     """When and what, in a line."""
     steps = read_samples(tree)["step"].values
     when = f"{len(steps)} recorded steps, {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
-    made = f"made {tree.attrs['created']} on {tree.attrs['device']}"
+    made = f"made {str(tree.attrs['created']).replace('T', ' ').replace('+00:00', ' UTC')} on {tree.attrs['device']}"
     return f"{when} · gradients of {tree.attrs['gradients_of']} · {made}"
 
 
@@ -126,14 +127,33 @@ def _model_parts(tree: xarray.DataTree, record: Record) -> Iterator[Part]:
         tabulate_steps(record, "gradient"),
     )
     yield Part("flow", "Gradient flow", text, [picture])
-    text = (
-        "One sample of each label, the one with the largest loss: label → prediction above the input. Below, the "
-        f"gradient of {tree.attrs['gradients_of']} with respect to each pixel: where it is red, raising the pixel "
-        "raises it, where it is blue lowers it. Each gradient has its own scale, given above it."
-    )
-    alt = "Input images in the upper row and the gradient with respect to each pixel below, one sample a label."
+    text, alt = _say_saliency(tree)
     picture = Picture("saliency", lambda: views.saliency(tree), alt, _hardest(tree))
     yield Part("saliency", "What in the input matters", text, [picture])
+
+
+def _say_saliency(tree: xarray.DataTree) -> tuple[str, str]:
+    """How to read the maps of the input, and what is seen, of images or of tokens."""
+    group = next((node for node in find_inputs(tree).values() if "gradient" in node), None)
+    what = tree.attrs["gradients_of"]
+    if group is None:
+        return (
+            f"The samples of the largest loss, a token a cell, its colour the gradient of {what} times the activation "
+            "where the token's vector is: red raises it, blue lowers it. It is a place to begin: hide a token and "
+            "look whether the loss follows.",
+            "Texts of the largest loss, each token coloured by the gradient times the activation.",
+        )
+    text = (
+        "One sample of each label, the one with the largest loss: label → prediction above the input. Below, the "
+        f"gradient of {what} with respect to each pixel: where it is red, raising the pixel raises it, where it is "
+        "blue lowers it. Each map has its own scale, given above it (±)."
+    )
+    if "gradient_randomised" in group:
+        text += (
+            " Under each map stands its control, the same map with the weights shuffled, and ρ, the rank correlation "
+            "of both: a map that tells of what the model has learned has a ρ near 0; near 1 it shows the input alone."
+        )
+    return text, "Input images in the upper row and maps of what in each pixel matters below, one sample a label."
 
 
 def _hardest(tree: xarray.DataTree) -> Table:
@@ -159,8 +179,8 @@ def _site_parts(tree: xarray.DataTree, record: Record, findings: Sequence[Findin
     for measures in shown:
         own = [finding for finding in findings if finding.site == measures.path]
         title, site = f"{measures.path}  {measures.site.kind if measures.site else ''}".rstrip(), measures.site
-        shape = f"{'×'.join(map(str, site.sample_shape)) or 'scalar'} a sample" if site else ""
-        words = f"{shape}, {site.work.parameters:,} parameters, {site.dtype}." if site else ""
+        shape = f"{'×'.join(map(str, site.sample_shape))} values" if site and site.sample_shape else "one value"
+        words = f"{shape} a sample, {site.work.parameters:,} parameters, {site.dtype}." if site else ""
         pictures = list(_site_pictures(tree, measures, record.steps))
         yield Part(slug("site", measures.path), title, words, pictures, own, code=True)
 

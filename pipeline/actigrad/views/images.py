@@ -91,6 +91,7 @@ def _wall(maps: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, list[np.nda
     gap = max(2, round(0.25 * h)), max(1, round(0.1 * w))
     columns = max(1, min(len(chosen), round(np.sqrt(len(chosen) * 1.9 * (h + gap[0]) / (w + gap[1])))))
     rows = -(-len(chosen) // columns)
+    columns = -(-len(chosen) // rows)  # four are two by two, not three and one
     shape = rows * (h + gap[0]) - gap[0], columns * (w + gap[1]) - gap[1]
     wall, ids, corners = np.full(shape, np.nan, np.float32), [np.full(shape, -1, np.int32) for _ in range(3)], []
     for i, one in enumerate(chosen):

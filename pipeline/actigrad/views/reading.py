@@ -150,4 +150,4 @@ def count_neurons(site: Site) -> int:
 
 def frame(height: int) -> dict[str, Any]:
     """What all pictures of Bokeh share."""
-    return {"width": WIDTH, "height": height, "fontsize": FONTS, "toolbar": "above"}
+    return {"width": WIDTH, "height": height, "fontsize": FONTS, "toolbar": "right"}

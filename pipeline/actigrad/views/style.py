@@ -59,7 +59,7 @@ def dress(element: Any, *, title: Iterable[str] = (), width: int = WIDTH, height
         options["title"] = text
     bokeh, other = dict(options), _translate(element, options)
     if height:
-        bokeh = {"width": width, "height": height, "fontsize": FONTS, "toolbar": "above"} | bokeh
+        bokeh = {"width": width, "height": height, "fontsize": FONTS, "toolbar": "right"} | bokeh
         sizes = {key: float(size.removesuffix("pt")) for key, size in FONTS.items()}
         other = {
             "fig_inches": (width / DOTS, height / DOTS),
