@@ -35,13 +35,14 @@ from actigrad.zoo import decoder
 
 hv.extension("bokeh", inline=True)
 
-store_path = Path("runs/decoder_quick.zarr" if QUICK else "runs/decoder/decoder.zarr")
+# Where scripts/run leaves it: a run that was made there is not made again.
+root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "configs").is_dir())
+store_path = root / ("runs/decoder_quick.zarr" if QUICK else "runs/decoder/decoder.zarr")
 if not store_path.exists():
     from actigrad.config.files import load_config
     from actigrad.runs.job import load
     from actigrad.runs.run import run
 
-    root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "configs").is_dir())
     small = [
         "model.options.layers=2", "model.options.width=32", "data.options.samples=512", "data.samples=32",
         "data.batch_size=32", "train.steps=30", "train.record_every=10",

@@ -46,13 +46,14 @@ from actigrad.zoo.sentences import SENTENCES
 hv.extension("bokeh", inline=True)
 
 encoder.find_files()  # tells the command above where the weights are missing
-store_path = Path("runs/encoder_quick.zarr" if QUICK else "runs/encoder/encoder.zarr")
+# Where scripts/run leaves it: a run that was made there is not made again.
+root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "configs").is_dir())
+store_path = root / ("runs/encoder_quick.zarr" if QUICK else "runs/encoder/encoder.zarr")
 if not store_path.exists():
     from actigrad.config.files import load_config
     from actigrad.runs.job import load
     from actigrad.runs.run import run
 
-    root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "configs").is_dir())
     fewer = 'capture.0.sites=[embed, "blocks/*", "**/pattern", "**/gelu", mean]'
     small = ["data.options.each=4", "parameters.keep=none", fewer] if QUICK else []
     run(load(load_config(root / "configs/encoder.yaml", [f"store.path={store_path}", *small])))

