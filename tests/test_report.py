@@ -193,17 +193,6 @@ def test_a_module_whose_output_is_that_of_its_last_part_is_shown_once(monkeypatc
     assert [site.path for site in choose_sites(record, [])] == ["a/b", "c", "d"]
 
 
-def test_the_controls_under_the_maps_are_explained_where_the_store_has_them(few, tmp_path):
-    assert "its control, the same map with the weights shuffled" in write_report(few, tmp_path / "a.html").read_text()
-    bare = tmp_path / "bare.zarr"
-    shutil.copytree(few, bare)
-    shutil.rmtree(bare / "inputs/image/full/gradient_randomised")
-    zarr.consolidate_metadata(bare)
-    text = write_report(bare, tmp_path / "b.html").read_text()
-    assert "the gradient of each sample" in text
-    assert "the weights shuffled" not in text
-
-
 def test_what_does_not_fit_is_told_in_words_with_its_table(few, tmp_path, monkeypatch):
     monkeypatch.setattr("actigrad.report.page.LIMIT", 1_900_000)
     path = write_report(few, tmp_path / "report.html")
