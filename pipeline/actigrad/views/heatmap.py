@@ -22,10 +22,9 @@ from actigrad.views.reading import (
     find_site,
     find_step,
     find_summary,
-    frame,
     open_tree,
 )
-from actigrad.views.style import WIDTH, wrap
+from actigrad.views.style import WIDTH, frame, wrap
 
 DOTS = 72
 """HoloViews' own pixels an inch with Matplotlib: so a picture has pixels for all cells, and none is left out."""

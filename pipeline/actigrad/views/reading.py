@@ -13,7 +13,6 @@ from actigrad.storage.names import site_group
 from actigrad.storage.places import Where
 from actigrad.storage.store import open_store, read_samples, read_sites
 from actigrad.views.places import Place, find_place, loops_of, places_of
-from actigrad.views.style import FONTS, WIDTH
 
 Store = xarray.DataTree | Where
 QUANTITIES = ("activation", "gradient")
@@ -146,8 +145,3 @@ def describe_shape(site: Site) -> str:
 def count_neurons(site: Site) -> int:
     """How many neurons a site has; one where no axis is theirs."""
     return site.shape[-1] if "neuron" in site.dims else 1
-
-
-def frame(height: int) -> dict[str, Any]:
-    """What all pictures of Bokeh share."""
-    return {"width": WIDTH, "height": height, "fontsize": FONTS, "toolbar": "right"}

@@ -59,7 +59,7 @@ def dress(element: Any, *, title: Iterable[str] = (), width: int = WIDTH, height
         options["title"] = text
     bokeh, other = dict(options), _translate(element, options)
     if height:
-        bokeh = {"width": width, "height": height, "fontsize": FONTS, "toolbar": "right"} | bokeh
+        bokeh = frame(height, width) | bokeh
         sizes = {key: float(size.removesuffix("pt")) for key, size in FONTS.items()}
         other = {
             "fig_inches": (width / DOTS, height / DOTS),
@@ -67,6 +67,11 @@ def dress(element: Any, *, title: Iterable[str] = (), width: int = WIDTH, height
             "fontsize": sizes,
         } | other
     return element.opts(**bokeh, backend="bokeh").opts(**other, backend="matplotlib")
+
+
+def frame(height: int, width: int = WIDTH) -> dict[str, Any]:
+    """What all pictures of Bokeh share; tools stand where a long title does not hide them."""
+    return {"width": width, "height": height, "fontsize": FONTS, "toolbar": "right"}
 
 
 def wrap(title: Iterable[str], width: int = WIDTH) -> str:
