@@ -204,7 +204,8 @@ def make_store(path: Path, neurons: int) -> None:
     from actigrad.metrics import METRICS
     from actigrad.sites import Site
     from actigrad.storage.create import create_store, finalize_store
-    from actigrad.storage.schema import SCHEMA_VERSION, Plan, Tensors, make_template
+    from actigrad.storage.names import SCHEMA_VERSION
+    from actigrad.storage.schema import Plan, Tensors, make_template
 
     config = Config.model_validate({
         "model": {"factory": "a:b"}, "data": {"factory": "a:b"}, "loss": "a:b", "store": {"path": str(path)},

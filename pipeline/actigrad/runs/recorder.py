@@ -50,7 +50,8 @@ from actigrad.runs.measure import Measure
 from actigrad.runs.scribe import Moment, Scribe
 from actigrad.storage.appender import Appender, create_growing, growing, layout_of
 from actigrad.storage.journal import Journal
-from actigrad.storage.schema import SCHEMA_VERSION, Tensors, make_plans, make_template, work_attrs
+from actigrad.storage.names import SCHEMA_VERSION
+from actigrad.storage.schema import Tensors, make_plans, make_template, work_attrs
 from actigrad.storage.store import check_version, is_store
 from actigrad.storage.template import Template
 

@@ -26,8 +26,9 @@ from actigrad.runs.record import StepCapture
 from actigrad.storage.create import check_absent, create_store, finalize_store
 from actigrad.storage.grid import Region
 from actigrad.storage.journal import Journal
+from actigrad.storage.names import SCHEMA_VERSION
 from actigrad.storage.places import Place
-from actigrad.storage.schema import SCHEMA_VERSION, work_attrs
+from actigrad.storage.schema import work_attrs
 from actigrad.storage.store import check_version, disk_usage, is_store, read_attributes
 from actigrad.storage.verification import whole_steps
 from actigrad.storage.writer import Writer

@@ -1,4 +1,4 @@
-"""Names: the group of a site or a parameter in a store.
+"""Names: the group of a site or a parameter in a store, and the number of the schema that they belong to.
 
 Paths come from models and may hold anything; a group's name is what disks and object stores take.
 """
@@ -6,6 +6,8 @@ Paths come from models and may hold anything; a group's name is what disks and o
 import hashlib
 import re
 
+SCHEMA_VERSION, READABLE = 2, (1, 2)
+"""What is written, and what is read. Here, as who only reads should not have to import what configs are made of."""
 RESERVED = re.compile(r"(full|summary|orders|levels|zarr\.json)_*")
 UNSAFE = re.compile(r"[\x00-\x1f\x7f%\\]|^\.+$|^__")
 SEGMENT_LIMIT, PATH_LIMIT = 240, 720

@@ -24,7 +24,6 @@ from actigrad.storage.grid import block_rows, segment_rows
 from actigrad.storage.names import blocks_group, site_group
 from actigrad.storage.template import Arrays, Template, item_size
 
-SCHEMA_VERSION, READABLE = 2, (1, 2)
 LONG_NAMES = {
     "activation": "activation",
     "value": "parameter",

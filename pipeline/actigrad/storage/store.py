@@ -12,7 +12,7 @@ being written only what was committed is shown.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ import zarr
 from actigrad.errors import StoreError
 from actigrad.sites import Site, Work
 from actigrad.storage.journal import read_commits
+from actigrad.storage.names import READABLE, SCHEMA_VERSION
 from actigrad.storage.places import Where, find_place
-from actigrad.storage.schema import READABLE, SCHEMA_VERSION
 
 CHUNK = re.compile(r"(.*)/c(?:/\d+)*")
 """The name of a chunk's file, and in it the array's."""
@@ -57,15 +57,20 @@ def open_store(where: Where) -> xarray.DataTree:
     # The store of a Recorder has consolidated metadata from its first steps on, and they alone tell which are whole.
     consolidated = bool(read_consolidated(place))
     store: Any = place.to_zarr(read_only=True)
-    tree = xarray.open_datatree(
+    # A tree is made once, of groups as they shall be: to change one of its nodes takes as long as to open it.
+    groups = xarray.open_groups(
         store, engine="zarr", consolidated=consolidated, create_default_indexes=True, cache=False
     )
-    for node in tree.subtree:
-        if not consolidated or any("sample" in array.dims for array in node.data_vars.values()):
-            node.dataset = _chunked(node.to_dataset(inherit=False))
+    tree = xarray.DataTree.from_dict({
+        path: _chunked(group) if not consolidated or _is_of_samples(group) else group for path, group in groups.items()
+    })  # fmt: skip
     tree = tree if consolidated else mask_uncommitted(tree, read_commits(place))
     tree.encoding["place"] = place  # where levels are, which are read without xarray
     return tree
+
+
+def _is_of_samples(group: xarray.Dataset) -> bool:
+    return any("sample" in array.dims for array in group.data_vars.values())
 
 
 def _chunked(dataset: xarray.Dataset) -> xarray.Dataset:
@@ -159,7 +164,7 @@ def validate_store(where: Where) -> None:
     """
     place = find_place(where)
     try:
-        found = count_chunks(place.files())
+        found = count_chunks(place.names())
     except OSError:
         return
     for name, metadata in read_consolidated(place).items():
@@ -173,7 +178,7 @@ def validate_store(where: Where) -> None:
                 )
 
 
-def count_chunks(files: Mapping[str, int]) -> dict[str, int]:
+def count_chunks(files: Iterable[str]) -> dict[str, int]:
     """How many chunks of each array are among these files."""
     counts: dict[str, int] = {}
     for name in files:

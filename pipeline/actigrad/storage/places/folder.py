@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,14 +62,16 @@ class Folder(Place):
             shutil.rmtree(self.path)
 
     def files(self, folder: str = "") -> dict[str, int]:
-        found = {}
+        return {name: os.stat(os.path.join(self.path, name)).st_size for name in self._walk(folder)}
+
+    def names(self) -> Iterable[str]:
+        return self._walk("")
+
+    def _walk(self, folder: str) -> Iterator[str]:
         for path, _, names in os.walk(self.path / folder):
             within = os.path.relpath(path, self.path).replace(os.sep, "/")
             prefix = "" if within == "." else f"{within}/"
-            for name in names:
-                if not name.endswith(PARTIAL):
-                    found[prefix + name] = os.stat(os.path.join(path, name)).st_size
-        return found
+            yield from (prefix + name for name in names if not name.endswith(PARTIAL))
 
     def to_zarr(self, *, durable: bool = False, read_only: bool = False) -> Store:
         return (_DurableStore if durable else LocalStore)(self.path, read_only=read_only)
