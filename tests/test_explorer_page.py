@@ -4,6 +4,7 @@ import re
 import shutil
 
 import numpy as np
+import pandas
 import psutil
 import pytest
 import zarr
@@ -71,6 +72,15 @@ def spot(page, pane, x, y):
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
 
+def download(page, name):
+    """The file behind a link of the card, saved under the name that the page gives it."""
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name=name, exact=False).click()
+    path = waiting.value.path().with_name(waiting.value.suggested_filename)
+    waiting.value.save_as(path)
+    return path
+
+
 def test_every_control_moves_the_address_and_the_picture_with_it(page, server):
     open_page(page, server)
     assert_draws_its_address(page, server)
@@ -126,10 +136,13 @@ def test_zoom_tap_and_box_choose_and_a_link_shows_the_same(page, server):
     first, stop = state.rows or (0, 0)
     page.locator(".ends h3", has_text=f"{stop - first} chosen neuron").wait_for()
     before, link = drawn(page), page.url
-    with page.expect_download() as download:
-        page.get_by_role("link", name="npy").click()
     matrix = read_matrix(fit(state, server.sources))
-    np.testing.assert_array_equal(np.load(download.value.path()), matrix.read(slice(first, stop)))
+    chosen, neurons = matrix.read(slice(first, stop)), matrix.neurons[first:stop]
+    np.testing.assert_array_equal(np.load(download(page, "npy")), chosen)
+    for table in (pandas.read_csv(download(page, "csv")), pandas.read_parquet(download(page, "parquet"))):
+        assert table.columns.tolist() == ["neuron", *(f"sample_{column}" for column in matrix.columns.tolist())]
+        np.testing.assert_array_equal(table["neuron"], neurons)
+        np.testing.assert_allclose(table.to_numpy(np.float32)[:, 1:], chosen, rtol=1e-6)
     page.goto("about:blank")
     open_page(page, server, link.partition("/?")[2] and f"?{link.partition('/?')[2]}")
     for mine, theirs in zip(before, drawn(page), strict=True):
@@ -283,6 +296,50 @@ def test_a_damaged_chunk_is_told_where_its_picture_would_be(page, digits_store, 
         wait_for_query(page, "site=head%2Flogits")
         settle(page, server)
         assert_draws_its_address(page, server)
+        page.goto("about:blank")
+
+
+def test_a_truncated_store_is_told_and_shown_when_it_is_whole_again(page, digits_store, tmp_path):
+    path, aside = tmp_path / "run.zarr", tmp_path / "chunk"
+    shutil.copytree(digits_store, path)
+    chunk = next(p for p in (path / "sites/head/hidden/full/activation/c").rglob("*") if p.is_file())
+    chunk.rename(aside)
+    with serving(path) as server:
+        page.goto(server.url)
+        page.locator(".fatal", has_text="damaged: sites/head/hidden/full/activation has").wait_for()
+        assert "actigrad repair" in page.locator(".fatal").inner_text()
+        aside.rename(chunk)
+        (path / "zarr.json").touch()  # what a repair writes last
+        page.locator(".fatal").wait_for(state="hidden")
+        page.wait_for_function(IS_DRAWN)
+        settle(page, server)
+        assert_draws_its_address(page, server)
+        page.goto("about:blank")
+
+
+def test_two_stores_are_chosen_between_and_subtracted(page, digits_store, tmp_path):
+    path = tmp_path / "other.zarr"
+    shutil.copytree(digits_store, path)
+    array = zarr.open_array(path / "sites/head/hidden/full/activation", mode="r+")
+    more = np.arange(array.size, dtype=np.float32).reshape(array.shape)
+    array[:] = array[:] - more
+    with serving(digits_store, path) as server:
+        open_page(page, server, "?store=digits&site=head/hidden&order=natural&neurons=natural")
+        choose(page, "Minus", "store:other")
+        wait_for_query(page, "versus=store%3Aother")
+        settle(page, server)
+        state = assert_draws_its_address(page, server)
+        matrix = read_matrix(fit(state, server.sources))
+        steps = zarr.open_array(path / "sites/head/hidden/full/step")[:].tolist()
+        np.testing.assert_allclose(matrix.read(slice(None)), more[steps.index(4)].T, rtol=1e-4, atol=1e-3)
+        assert "minus" in page.locator(".pane.heatmap .legend").inner_text()
+        choose(page, "Minus", "")
+        page.wait_for_function("() => !location.search.includes('versus=')")
+        choose(page, "Store", "other")
+        wait_for_query(page, "store=other")
+        settle(page, server)
+        assert assert_draws_its_address(page, server).store == "other"
+        page.locator(".pane.heatmap h2", has_text="head/hidden").wait_for()
         page.goto("about:blank")
 
 
