@@ -5,8 +5,11 @@ shape and type that a signature promises is checked at run time (jaxtyping and b
 for those below. `ACTIGRAD_HYPOTHESIS=thorough` looks for counter-examples ten times as long.
 """
 
+import atexit
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,18 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("KERAS_BACKEND", "jax")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # XLA compiles a program once for all workers and all that they start: half of the time of a small run is compiling.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled = tempfile.mkdtemp(prefix="actigrad-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
+# Before the hook: what is imported while it works on a module is looked up by another name, and compiled anew.
+import flax.nnx  # noqa: F401
+import holoviews  # noqa: F401
+import xarray  # noqa: F401
+import zarr  # noqa: F401
 from jaxtyping import install_import_hook
 
 install_import_hook("actigrad", "beartype.beartype")
@@ -27,7 +41,7 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("ACTIGRAD_HYPOTHESIS", "quick"))
 

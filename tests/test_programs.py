@@ -62,7 +62,7 @@ def wrapped(backend, wrapper, n, a, b, x, here, in_vmap):
 
 
 @pytest.mark.parametrize("outermost", WRAPPERS)
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_random_program_is_captured_as_its_unrolled_twin(outermost, data):
     before, a, b, after = (data.draw(programs) for _ in range(4))
