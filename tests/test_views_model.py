@@ -1,8 +1,11 @@
 """Overview and flow: medians, quantiles and layers equal the store."""
 
+import shutil
+
 import holoviews as hv
 import numpy as np
 import pytest
+import zarr
 
 from actigrad import views
 from actigrad.metrics import METRICS
@@ -39,6 +42,18 @@ def test_the_flow_is_the_quantiles_of_the_neurons_that_have_any_and_counts_the_o
         middle = np.median(np.log10(rms[rms > 0]))
         np.testing.assert_allclose(line.dimension_values(1)[i], middle, rtol=1e-5)
         assert (dots.dimension_values("neurons")[i], dots.dimension_values("zeros")[i]) == (rms.size, (rms == 0).sum())
+
+
+def test_where_no_neuron_has_a_gradient_the_flow_says_so(digits_store, tmp_path):
+    path = tmp_path / "run.zarr"
+    shutil.copytree(digits_store, path)
+    zarr.open_array(path / "sites/pool1/summary/gradient", mode="r+")[:, METRICS.index("rms")] = 0
+    view = views.flow(path)
+    gone = [one for one in view if type(one) is hv.Points][-1]
+    assert gone.dimension_values("path").tolist() == ["pool1"]
+    assert gone.dimension_values("zeros")[0] == gone.dimension_values("neurons")[0] > 0
+    views.save(view, tmp_path / "flow.html")
+    views.save(view, tmp_path / "flow.png")
 
 
 def test_the_overview_is_in_decades(store):

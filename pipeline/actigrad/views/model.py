@@ -79,7 +79,8 @@ def flow(
     """Depth from left to right, log10 of the neurons' rms upward: does the gradient vanish or explode on its way back?
 
     The line is the median over the place's neurons, the ribbons hold 50 % and 90 % of them. Every layer of a loop is a
-    place of its own. Neurons with an rms of zero are left out and counted in the hover.
+    place of its own. Neurons with an rms of zero are left out and counted in the hover; a place that has no other
+    neurons has a red triangle at the bottom.
 
     Args:
         store: a store, or the path of one.
@@ -108,13 +109,20 @@ def flow(
         [(i, point[3], point[0], point[6], point[7]) for i, point in enumerate(points)],
         ["site", label], ["path", "neurons", hv.Dimension("zeros", label=f"{reduction} is zero")],
     )  # fmt: skip
+    bottom = float(np.nanmin(q)) if np.isfinite(q).any() else 0.0
+    gone: Any = hv.Points(
+        [(i, bottom, point[0], point[6], point[7]) for i, point in enumerate(points) if np.isnan(point[3])],
+        ["site", label], dots.vdims,
+    )  # fmt: skip
+    told = [f"red: {len(gone)} sites without a neuron whose {reduction} is above zero"] if len(gone) else []
     shown = read_samples(tree)["step"].values[index]
     return dress(
         ribbon(0, 4, "#9ec5e8") * ribbon(1, 3, "#5b9bd5") * line
-        * dress(dots, color="#123a63", size=7 if len(points) <= 80 else 3, tools=["hover"]),
+        * dress(dots, color="#123a63", size=7 if len(points) <= 80 else 3, tools=["hover"])
+        * dress(gone, color="#c62f1d", marker="v", size=9, tools=["hover"]),
         height=440, xticks=ticks([place.name for place in places], 40, SLANTED), xrotation=60, xlabel="", ylabel=label,
         title=[f"{describe_quantity(tree, quantity)} at step {shown}",
-               "line: median neuron; ribbons: 50 % and 90 % of neurons; sites in forward order"],
+               "line: median neuron; ribbons: 50 % and 90 % of neurons; sites in forward order", *told],
         show_grid=True, xlim=(-0.5, len(places) - 0.5), show_legend=False,
     )  # fmt: skip
 

@@ -139,7 +139,8 @@ def _label(row: Row) -> str:
     own, many = row.own, len(row.places)
     what = describe_shape(row.places[0].site) if many == 1 else f"{own.site.kind if own else ''} ({many} sites)"
     mark, room = "▸ " * (many > 1), 46 - 2 * min(8, len(row.segments) - 1)
-    return f"{mark}{elide(row.name, max(16, room - len(what)))}  {what.strip()}"
+    what = elide(what.strip(), room - 16)  # else a long kind runs into the cells
+    return f"{mark}{elide(row.name, max(16, room - len(what)))}  {what}"
 
 
 def _column(left: float, rows: Sequence[Row], values, column: str, reduction: str, logarithmic: bool) -> list[Any]:
