@@ -47,6 +47,16 @@ def serving(*stores, port=0):
         thread.join(20)
 
 
+@contextmanager
+def serving_to(page, *stores, port=0):
+    """The explorer of some stores for one page, which leaves before the server ends: else it looks for it for ever."""
+    with serving(*stores, port=port) as server:
+        try:
+            yield server
+        finally:
+            page.goto("about:blank")
+
+
 def watch(page):
     """Keep what a page asked for, and what its console said."""
     page.heard, page.asked = [], []

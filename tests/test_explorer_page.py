@@ -21,6 +21,7 @@ from exploring import (
     open_page,
     query,
     serving,
+    serving_to,
     settle,
     wait_for_query,
     watch,
@@ -246,13 +247,12 @@ def test_hostile_names_are_text_and_never_run(page, digits_store, tmp_path):
     for step in (2, 4):
         (journal / f"step={step} rows=64").touch()
     page.on("dialog", lambda dialog: page.heard.append(f"ran: {dialog.message}"))
-    with serving(hostile) as server:
+    with serving_to(page, hostile) as server:
         open_page(page, server, "?find=" + "%3Cimg%20src=x%20onerror=alert(4)%3E")
         page.keyboard.press("Escape")
         page.locator(".list", has_text=HOSTILE[1].rpartition("/")[2][:10]).wait_for()
         settle(page, server)
         assert page.locator("img, .list script").count() == 0
-        page.goto("about:blank")
 
 
 def test_a_store_that_vanishes_and_comes_back_and_a_run_that_goes_on(page, digits_store, tmp_path):
@@ -261,7 +261,7 @@ def test_a_store_that_vanishes_and_comes_back_and_a_run_that_goes_on(page, digit
     zarr.open_group(path, mode="r+", use_consolidated=False).update_attributes({"complete": False})
     journal.mkdir()
     (journal / "step=2 rows=64").touch()
-    with serving(path) as server:
+    with serving_to(page, path) as server:
         open_page(page, server, "?x=step")
         assert (
             page.locator(".badge").inner_text() == "● recording" or "recording" in page.locator(".badge").inner_text()
@@ -278,7 +278,6 @@ def test_a_store_that_vanishes_and_comes_back_and_a_run_that_goes_on(page, digit
         page.locator(".fatal").wait_for(state="hidden")
         settle(page, server)
         assert_draws_its_address(page, server)
-        page.goto("about:blank")
 
 
 def test_a_damaged_chunk_is_told_where_its_picture_would_be(page, digits_store, tmp_path):
@@ -289,14 +288,13 @@ def test_a_damaged_chunk_is_told_where_its_picture_would_be(page, digits_store, 
             content = bytearray(chunk.read_bytes())
             content[len(content) // 2] ^= 1
             chunk.write_bytes(content)
-    with serving(path) as server:
+    with serving_to(page, path) as server:
         page.goto(f"{server.url}?site=head/hidden")
         page.locator(".pane.heatmap .error", has_text="actigrad verify").wait_for()
         page.locator(".row", has_text="logits").click()
         wait_for_query(page, "site=head%2Flogits")
         settle(page, server)
         assert_draws_its_address(page, server)
-        page.goto("about:blank")
 
 
 def test_a_truncated_store_is_told_and_shown_when_it_is_whole_again(page, digits_store, tmp_path):
@@ -304,7 +302,7 @@ def test_a_truncated_store_is_told_and_shown_when_it_is_whole_again(page, digits
     shutil.copytree(digits_store, path)
     chunk = next(p for p in (path / "sites/head/hidden/full/activation/c").rglob("*") if p.is_file())
     chunk.rename(aside)
-    with serving(path) as server:
+    with serving_to(page, path) as server:
         page.goto(server.url)
         page.locator(".fatal", has_text="damaged: sites/head/hidden/full/activation has").wait_for()
         assert "actigrad repair" in page.locator(".fatal").inner_text()
@@ -314,7 +312,6 @@ def test_a_truncated_store_is_told_and_shown_when_it_is_whole_again(page, digits
         page.wait_for_function(IS_DRAWN)
         settle(page, server)
         assert_draws_its_address(page, server)
-        page.goto("about:blank")
 
 
 def test_two_stores_are_chosen_between_and_subtracted(page, digits_store, tmp_path):
@@ -323,7 +320,7 @@ def test_two_stores_are_chosen_between_and_subtracted(page, digits_store, tmp_pa
     array = zarr.open_array(path / "sites/head/hidden/full/activation", mode="r+")
     more = np.arange(array.size, dtype=np.float32).reshape(array.shape)
     array[:] = array[:] - more
-    with serving(digits_store, path) as server:
+    with serving_to(page, digits_store, path) as server:
         open_page(page, server, "?store=digits&site=head/hidden&order=natural&neurons=natural")
         choose(page, "Minus", "store:other")
         wait_for_query(page, "versus=store%3Aother")
@@ -340,7 +337,6 @@ def test_two_stores_are_chosen_between_and_subtracted(page, digits_store, tmp_pa
         settle(page, server)
         assert assert_draws_its_address(page, server).store == "other"
         page.locator(".pane.heatmap h2", has_text="head/hidden").wait_for()
-        page.goto("about:blank")
 
 
 def test_a_browser_that_loses_its_server_goes_on_where_it_was(browser, digits_store):
@@ -350,12 +346,11 @@ def test_a_browser_that_loses_its_server_goes_on_where_it_was(browser, digits_st
         open_page(page, server, "?site=head/logits&neuron=3")
         port = server.port
     page.locator(".lost").wait_for()
-    with serving(digits_store, port=port) as server:
+    with serving_to(page, digits_store, port=port) as server:
         page.locator(".lost").wait_for(state="hidden")
         page.wait_for_function(IS_DRAWN)
         settle(page, server)
         assert assert_draws_its_address(page, server).neuron == 3
-        page.goto("about:blank")
     page.close()
 
 

@@ -80,7 +80,7 @@ def flow(
 
     The line is the median over the place's neurons, the ribbons hold 50 % and 90 % of them. Every layer of a loop is a
     place of its own. Neurons with an rms of zero are left out and counted in the hover; a place that has no other
-    neurons has a red triangle at the bottom.
+    neurons, as where the gradient is zero or not finite throughout, has a red triangle at the bottom.
 
     Args:
         store: a store, or the path of one.
@@ -114,7 +114,7 @@ def flow(
         [(i, bottom, point[0], point[6], point[7]) for i, point in enumerate(points) if np.isnan(point[3])],
         ["site", label], dots.vdims,
     )  # fmt: skip
-    told = [f"red: {len(gone)} sites without a neuron whose {reduction} is above zero"] if len(gone) else []
+    told = [f"red: no neuron has a finite {reduction} above zero ({len(gone)} of {len(points)})"] if len(gone) else []
     shown = read_samples(tree)["step"].values[index]
     return dress(
         ribbon(0, 4, "#9ec5e8") * ribbon(1, 3, "#5b9bd5") * line
