@@ -59,3 +59,15 @@ def test_where_no_neuron_has_a_gradient_the_flow_says_so(digits_store, tmp_path)
 def test_the_overview_is_in_decades(store):
     view = views.overview(store)
     np.testing.assert_allclose(view.dimension_values("shown"), np.log10(view.dimension_values("value")), rtol=1e-6)
+
+
+def test_zero_is_no_shade_of_the_values(digits_store, tmp_path):
+    path = tmp_path / "run.zarr"
+    shutil.copytree(digits_store, path)
+    for site in read_sites(open_store(path)):
+        if site.path != "pool1" and not site.missing:
+            zarr.open_array(path / f"sites/{site.path}/summary/gradient", mode="r+")[:, METRICS.index("rms")] = 0
+    view = views.overview(path, quantity="gradient", reduction="rms")
+    shown, value = view.dimension_values("shown"), view.dimension_values("value")
+    assert (value > 0).any()
+    assert shown[value == 0].max() <= shown[value > 0].min() - 1 + 1e-6

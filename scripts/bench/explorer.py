@@ -61,7 +61,8 @@ def main() -> None:
             page.wait_for_function(IS_DRAWN)
             first = time.perf_counter() - begun
             page.wait_for_timeout(1500)
-            found = measure(page, psutil.Process(process.pid), asked.zooms)
+            found = {"idle, processor ms a second": idle(page, psutil.Process(process.pid))}
+            found |= measure(page, psutil.Process(process.pid), asked.zooms)
             found |= share(browser, url, asked.viewers)
             browser.close()
         finally:
@@ -109,6 +110,14 @@ def share(browser, url: str, viewers: int) -> dict[str, float]:
         "another page s": statistics.median(opened), f"{name}, median": statistics.median(times),
         f"{name}, p90": times[int(0.9 * len(times))],
     }  # fmt: skip
+
+
+def idle(page, server: psutil.Process, seconds: int = 10) -> float:
+    """What the server takes of a processor while one page is open and nobody does anything."""
+    before = server.cpu_times()
+    page.wait_for_timeout(1000 * seconds)
+    after = server.cpu_times()
+    return 1000 * (after.user + after.system - before.user - before.system) / seconds
 
 
 def measure(page, server: psutil.Process, zooms: int) -> dict[str, float]:

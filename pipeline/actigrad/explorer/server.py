@@ -10,6 +10,7 @@ classes serve it; both bring their JavaScript, so that no request leaves the mac
 """
 
 import contextlib
+import gc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -153,6 +154,9 @@ class Explorer:
                     session.document.add_next_tick_callback(session.update)
         finally:
             self._following = False
+            if not gc.isenabled():  # as `actigrad explore` starts, to start sooner
+                gc.freeze()  # modules and stores stay: no collection need look at them again
+                gc.enable()
 
 
 class _Alive(RequestHandler):

@@ -160,11 +160,11 @@ def strongest(row: Row, value: dict) -> Any:
 
 
 def colour_of(values: Sequence[float], logarithmic: bool, broken: Sequence[float]) -> np.ndarray:
-    """What a cell is coloured by: the value or its log10, zero like the smallest; NaN where not all is finite."""
+    """What a cell is coloured by: the value or its log10, zero a decade below the rest; NaN where not all is finite."""
     shown = np.array(values, float)
     if logarithmic:
         some = np.isfinite(shown) & (shown > 0)
-        floor = np.log10(shown[some].min()) if some.any() else 0.0
+        floor = np.log10(shown[some].min()) - 1 if some.any() else 0.0
         shown = np.where(some, np.log10(np.where(some, shown, 1.0)), np.where(shown == 0, floor, np.nan))
     return np.where(np.array(broken, float) > 0, np.nan, shown)
 
