@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from bokeh.document import Document
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
@@ -77,7 +76,7 @@ class Explorer:
         self._server.start()
         self._follower.start()
         self._ready = self.loop.run_in_executor(self.pool, self._get_ready)
-        self.loop.add_callback(self.follow)
+        self.loop.add_callback(self._begin)
 
     def run(self) -> None:
         """Serve until Ctrl-C."""
@@ -129,17 +128,21 @@ class Explorer:
         self.sessions.discard(session)
 
     def _get_ready(self) -> None:
-        """Import what reads and draws, and load what is compiled, while the browser starts."""
+        """Import what reads and draws, while the browser starts."""
         import dask.config
         import dask.threaded
 
         # By a function, and not by a name: else Dask imports all of `distributed` to see whether there is a cluster.
         self._settings.enter_context(dask.config.set(scheduler=dask.threaded.get))
         from actigrad.explorer import reading  # noqa: F401
-        from actigrad.pictures.raster import rasterise
 
-        for rows in (2, 8):  # cells of few rows and of many are reduced by different loops
-            rasterise(np.zeros((rows, 8), np.float32), pixels=(1, 4))
+    async def _begin(self) -> None:
+        """The first look at the stores, then what only a later picture needs."""
+        await self.follow()
+        if not gc.isenabled():  # as `actigrad explore` starts, to start sooner
+            gc.freeze()  # modules and stores stay: no collection need look at them again
+            gc.enable()
+        await self.loop.run_in_executor(self.pool, _preload)
 
     async def follow(self) -> None:
         """Look at the stores in a worker thread; tell the viewers when something is new."""
@@ -154,9 +157,12 @@ class Explorer:
                     session.document.add_next_tick_callback(session.update)
         finally:
             self._following = False
-            if not gc.isenabled():  # as `actigrad explore` starts, to start sooner
-                gc.freeze()  # modules and stores stay: no collection need look at them again
-                gc.enable()
+
+
+def _preload() -> None:
+    from actigrad.pictures.levels import preload
+
+    preload()
 
 
 class _Alive(RequestHandler):

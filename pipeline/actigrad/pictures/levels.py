@@ -22,6 +22,7 @@ from dask.base import compute
 from dask.delayed import delayed
 
 from actigrad.pictures.cells import (
+    MANY,
     Cells,
     Factors,
     join_summaries,
@@ -31,7 +32,7 @@ from actigrad.pictures.cells import (
     reduce_values,
     stack,
 )
-from actigrad.pictures.offsets import invert
+from actigrad.pictures.offsets import from_offsets, invert
 from actigrad.pictures.raster import Matrix
 from actigrad.pictures.ripmap import COARSEST, FINEST, Plan, Source, make_plan
 from actigrad.pictures.stored import (
@@ -182,3 +183,13 @@ def _build_tile(
 
 def _join(parts: Sequence[Sequence[Any]]) -> Any:
     return stack(parts) if isinstance(parts[0][0], Cells) else np.block([list(line) for line in parts])
+
+
+def preload() -> None:
+    """Load what Numba compiled for the look at a window; else each loop takes 0.1 s when one first needs it."""
+    places = np.arange(MANY, dtype=np.int32)
+    for height in (1, MANY):
+        cells = reduce_values(np.zeros((MANY, 2, 1), np.float32), (height, 1), places, places[:2])
+    reduce_cells(cells, (1, 2))
+    for dtype in (np.uint8, np.uint16):
+        from_offsets(cells.extreme, np.zeros(cells.shape, dtype), (MANY, 1), (0, 0), (None, None))
