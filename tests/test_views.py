@@ -7,7 +7,7 @@ from inspect import signature
 
 import holoviews as hv
 import pytest
-from bokeh.models import Title
+from bokeh.models import HoverTool, Title
 
 from actigrad import views
 from actigrad.errors import ViewError
@@ -54,7 +54,13 @@ VIEWS = {
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
 def test_a_view_is_drawn_by_both_backends_and_every_label_is_within_the_picture(view, store, decoder, tmp_path):
     shown = view(store, decoder)
-    titles = [title.text for title in hv.render(shown, backend="bokeh").select({"type": Title})]
+    figure = hv.render(shown, backend="bokeh")
+    for tool in figure.select({"type": HoverTool}):
+        held = set.intersection(*(set(renderer.data_source.data) for renderer in tool.renderers))
+        cells = [cell for _, cell in tool.tooltips]
+        assert not any("$" in cell for cell in cells), "where the mouse is, is no value"
+        assert {cell.strip("@{}") for cell in cells} <= held - {"x0", "y0", "x1", "y1"}
+    titles = [title.text for title in figure.select({"type": Title})]
     assert titles
     assert max(len(line) for title in titles for line in title.split("\n")) <= 95
     path = views.save(shown, tmp_path / "view.svg")

@@ -24,7 +24,7 @@ from actigrad.views.reading import (
     find_summary,
     open_tree,
 )
-from actigrad.views.style import WIDTH, frame, wrap
+from actigrad.views.style import WIDTH, frame, told, wrap
 
 DOTS = 72
 """HoloViews' own pixels an inch with Matplotlib: so a picture has pixels for all cells, and none is left out."""
@@ -164,7 +164,9 @@ def _dress(image: hv.Image, scale: Scale, title: str, known: dict[str, Any], x: 
         "axiswise": True, "clipping_colors": {"NaN": NOT_FINITE}, "title": title, "xlabel": _x_label(known, x),
         "ylim": (-0.5 - (0.09 * n if "label" in known else 0), n - 0.5), **_step_ticks(known, x),
     }  # fmt: skip
-    bokeh: Any = image.opts(**frame(height=_height(n)), **common, tools=["hover"], backend="bokeh")
+    bokeh: Any = image.opts(
+        **frame(height=_height(n)), **common, tools=["hover"], hover_tooltips=told(image), backend="bokeh"
+    )
     return bokeh.opts(**_figure(n), **common, backend="matplotlib")
 
 

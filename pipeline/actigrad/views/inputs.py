@@ -205,10 +205,10 @@ def _tokens(tree, tokens: dict[str, Any], name: str | None, site: str | None, sa
         (j - 0.5, i - 0.45, j + 0.5, i + 0.45, values[i, j] / limits[i], values[i, j], int(ids[i, j]), text[i][j])
         for i, j in np.ndindex(values.shape)
     ]
-    dims = ["colour", hv.Dimension("map", label="gradient × activation"), "token", "text"]
+    dims = ["map colour", hv.Dimension("map", label="gradient × activation"), "token", "text"]
     boxes = dress(
-        hv.Rectangles(cells, vdims=dims), color=hv.dim("colour"), cmap=DIVERGING, clim=(-1, 1), line_color="#ffffff",
-        tools=["hover"], clipping_colors={"NaN": NOT_FINITE},
+        hv.Rectangles(cells, vdims=dims), color=hv.dim("map colour"), cmap=DIVERGING, clim=(-1, 1),
+        line_color="#ffffff", tools=["hover"], clipping_colors={"NaN": NOT_FINITE},
     )  # fmt: skip
     words, size = _fitting(text, CELLS / values.shape[1])
     strong = np.abs(values) > 0.6 * np.array(limits)[:, None]

@@ -21,7 +21,7 @@ from actigrad.views.reading import (
     require,
     summaries,
 )
-from actigrad.views.style import dress, ticks
+from actigrad.views.style import dress, ticks, told
 
 LOGARITHMIC = ("rms", "std")
 SLANTED = 26
@@ -114,15 +114,16 @@ def flow(
         [(i, bottom, point[0], point[6], point[7]) for i, point in enumerate(points) if np.isnan(point[3])],
         ["site", label], dots.vdims,
     )  # fmt: skip
-    told = [f"red: no neuron has a finite {reduction} above zero ({len(gone)} of {len(points)})"] if len(gone) else []
+    hover = {"tools": ["hover"], "hover_tooltips": [(label, f"@{{{label}}}"), *told(dots)]}
+    broken = [f"red: no neuron has a finite {reduction} above zero ({len(gone)} of {len(points)})"] if len(gone) else []
     shown = read_samples(tree)["step"].values[index]
     return dress(
         ribbon(0, 4, "#9ec5e8") * ribbon(1, 3, "#5b9bd5") * line
-        * dress(dots, color="#123a63", size=7 if len(points) <= 80 else 3, tools=["hover"])
-        * dress(gone, color="#c62f1d", marker="v", size=9, tools=["hover"]),
+        * dress(dots, color="#123a63", size=7 if len(points) <= 80 else 3, **hover)
+        * dress(gone, color="#c62f1d", marker="v", size=9, **hover),
         height=440, xticks=ticks([place.name for place in places], 40, SLANTED), xrotation=60, xlabel="", ylabel=label,
         title=[f"{describe_quantity(tree, quantity)} at step {shown}",
-               "line: median neuron; ribbons: 50 % and 90 % of neurons; sites in forward order", *told],
+               "line: median neuron; ribbons: 50 % and 90 % of neurons; sites in forward order", *broken],
         show_grid=True, xlim=(-0.5, len(places) - 0.5), show_legend=False,
     )  # fmt: skip
 

@@ -30,6 +30,7 @@ LABEL = 44
 """The most characters of a tick."""
 DOTS = 96
 """Pixels an inch: a picture has the same proportions in both backends."""
+CELLS = (hv.Image, hv.Rectangles)
 IMAGES = {".png", ".svg", ".pdf"}
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><script>{bokeh}</script></head>
@@ -58,6 +59,8 @@ def dress(element: Any, *, title: Iterable[str] = (), width: int = WIDTH, height
     if text := wrap(title, width):
         options["title"] = text
     bokeh, other = dict(options), _translate(element, options)
+    if "hover" in options.get("tools", ()) and type(element) in CELLS:
+        bokeh["hover_tooltips"] = told(element)
     if height:
         bokeh = frame(height, width) | bokeh
         sizes = {key: float(size.removesuffix("pt")) for key, size in FONTS.items()}
@@ -67,6 +70,12 @@ def dress(element: Any, *, title: Iterable[str] = (), width: int = WIDTH, height
             "fontsize": sizes,
         } | other
     return element.opts(**bokeh, backend="bokeh").opts(**other, backend="matplotlib")
+
+
+def told(element: Any) -> list[tuple[str, str]]:
+    """What hover tells of a cell: its values. Where it lies on the axes is a place in the picture, and no one's id."""
+    labels = [dim.label for dim in element.vdims if not dim.label.endswith(" colour")]
+    return [(label.removeprefix("its "), f"@{{{label}}}") for label in labels]
 
 
 def frame(height: int, width: int = WIDTH) -> dict[str, Any]:

@@ -56,15 +56,16 @@ def distribution(store: Store, site: str, *, quantity: str = "activation") -> An
     total = np.maximum(1, counts.sum(1) + sum(special.values()))
     ends = {name: np.broadcast_to(side[kept][:, None], shown.shape) for name, side in edges.items()}
     layers = {"count": np.where(shown > 0, shown, np.nan), "share": shown / total, **ends}
+    layers["its step"] = np.broadcast_to(steps, shown.shape)
     data = {"step": np.arange(len(steps)), "bin": np.arange(len(kept)), **layers}
     bounds = -0.5, -0.5, len(steps) - 0.5, len(kept) - 0.5  # of one step alone nobody could tell how wide it is
     image = hv.Image(data, ["step", "bin"], list(layers), bounds=bounds, datatype=["grid"])
     picture = dress(image, **count_options(equalise=False), clabel="values in the bin")
     loud = [(name, counts) for name, counts in special.items() if counts.any()]
     if loud:
-        cells = [(j - 0.5, len(kept) + i - 0.5, j + 0.5, len(kept) + i + 0.5, name, int(count))
+        cells = [(j - 0.5, len(kept) + i - 0.5, j + 0.5, len(kept) + i + 0.5, name, int(count), steps[j])
                  for i, (name, counts) in enumerate(loud) for j, count in enumerate(counts) if count]  # fmt: skip
-        picture *= dress(hv.Rectangles(cells, vdims=["kind", "count"]), color=NOT_FINITE, tools=["hover"])
+        picture *= dress(hv.Rectangles(cells, vdims=["kind", "count", "its step"]), color=NOT_FINITE, tools=["hover"])
     missing = sum(int(counts.sum()) for _, counts in loud)
     return dress(
         picture, height=420, xticks=ticks(steps, 20), xlabel="step (training updates)", ylabel=quantity,
