@@ -71,3 +71,16 @@ def test_zero_is_no_shade_of_the_values(digits_store, tmp_path):
     shown, value = view.dimension_values("shown"), view.dimension_values("value")
     assert (value > 0).any()
     assert shown[value == 0].max() <= shown[value > 0].min() - 1 + 1e-6
+
+
+def test_the_flow_of_another_step_or_run_is_a_dashed_line_at_the_places_of_this_one(store):
+    earlier, last = views.flow(store, step=2), views.flow(store)
+    medians = lambda view, i: [one for one in view if type(one) is hv.Points][i].dimension_values("log10 gradient rms")
+    both = views.flow(store, other_step=2)
+    np.testing.assert_array_equal(medians(both, 0), medians(last, 0))
+    np.testing.assert_array_equal(medians(both, 1), medians(earlier, 0))
+    (_, theirs) = [one for one in both if type(one) is hv.Curve]
+    np.testing.assert_array_equal(theirs.dimension_values(1), medians(earlier, 0))
+    some = views.flow(store, store, sites=["block1/**", "head"], step=2)
+    (_, theirs) = [one for one in some if type(one) is hv.Curve]
+    np.testing.assert_array_equal(theirs.dimension_values(0), np.arange(len(medians(some, 0))))

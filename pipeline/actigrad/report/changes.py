@@ -54,7 +54,7 @@ def compare_runs(
     title = f"A {names[0]} and B {names[1]}"
     both = [f"{name}: {text}" for name, text in zip("AB", (subtitle(a), subtitle(b)), strict=True)]
     mine, theirs = facts(a, records[0]), dict(facts(b, records[1]))
-    numbers = [(name, f"{value} → {theirs[name]}") for name, value in mine if name in theirs]
+    numbers = [(f"{name}, A | B", f"{value} | {theirs[name]}") for name, value in mine if name in theirs]
     return _report(left, right, title, " · ".join(both), numbers, other=True)
 
 
@@ -152,17 +152,14 @@ def _table(a: Side, b: Side, pairs: Sequence[tuple[Measures, Measures]]) -> Tabl
 
 def _where(a: Side, b: Side, pairs: Sequence[tuple[Measures, Measures]]) -> Part:
     table = _table(a, b, pairs[:40])
-    text = "The gradient's size at each site, in forward order."
-    pictures = [
-        Picture(
-            slug("flow", name),
-            lambda side=side: views.flow(side.tree, step=side.step),
-            f"{name}: gradient size by depth at step {side.step}, with quantile ribbons.",
-            table,
-        )
-        for name, side in zip("AB", (a, b), strict=True)
-    ]
-    return Part("where", "Gradient flow in A and in B", text, pictures)
+    text = "The gradient's size at each site, in the forward order of A."
+    picture = Picture(
+        slug("flow"),
+        lambda: views.flow(a.tree, b.tree, step=a.step, other_step=b.step),
+        f"Gradient size by depth: A at step {a.step} with quantile ribbons, and the median of B at step {b.step}.",
+        table,
+    )
+    return Part("where", "Gradient flow in A and in B", text, [picture])
 
 
 def _sites(a: Side, b: Side, pairs: Sequence[tuple[Measures, ...]], *, other: bool) -> list[Part]:

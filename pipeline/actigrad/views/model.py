@@ -26,6 +26,7 @@ from actigrad.views.style import dress, ticks, told
 LOGARITHMIC = ("rms", "std")
 SLANTED = 26
 """The most characters of a slanted tick: the first of them leans over the picture's left edge."""
+OF_A, OF_B = "#123a63", "#d55e00"
 SIGNED = ("mean", "min", "max", "extreme")
 
 
@@ -73,19 +74,22 @@ def overview(
 
 
 def flow(
-    store: Store, *, quantity: str = "gradient", step: int | None = None, reduction: str = "rms",
-    sites: str | Sequence[str] = "**",
+    store: Store, other: Store | None = None, *, quantity: str = "gradient", step: int | None = None,
+    other_step: int | None = None, reduction: str = "rms", sites: str | Sequence[str] = "**",
 ) -> hv.Overlay:  # fmt: skip
     """Depth from left to right, log10 of the neurons' rms upward: does the gradient vanish or explode on its way back?
 
     The line is the median over the place's neurons, the ribbons hold 50 % and 90 % of them. Every layer of a loop is a
     place of its own. Neurons with an rms of zero are left out and counted in the hover; a place that has no other
-    neurons, as where the gradient is zero or not finite throughout, has a red triangle at the bottom.
+    neurons, as where the gradient is zero or not finite throughout, has a red triangle at the bottom. Of another run,
+    or of another step of this one, a dashed line shows the median at the same places.
 
     Args:
         store: a store, or the path of one.
+        other: B, of which the median is shown as well; with `other_step` alone it is the same store.
         quantity: activation or gradient.
         step: a recorded step; the last by default.
+        other_step: of B; the last by default.
         reduction: rms or std.
         sites: patterns of the sites to show.
     """
@@ -93,39 +97,60 @@ def flow(
     require("quantity", quantity, QUANTITIES)
     require("reduction", reduction, LOGARITHMIC, ", which are never negative")
     index, places = find_step(tree, step), read_places(tree, quantity, sites)
+    label, row_of = f"log10 {quantity} {reduction}", {place.name: i for i, place in enumerate(places)}
+    points = _spread(tree, places, quantity, reduction, index)
+    depth, q = np.arange(len(places)), np.array([point[1:6] for point in points], float).reshape(-1, 5)
+    ribbon = lambda low, high, colour: dress(
+        hv.Area((depth, q[:, low], q[:, high]), "site", [label, f"up to {high}"]), color=colour, line_alpha=0
+    )
+    dims: Any = {
+        "kdims": ["site", label],
+        "vdims": ["path", "neurons", hv.Dimension("zeros", label=f"{reduction} is zero")],
+    }
+    marks = lambda points, y: hv.Points([(row_of[name], y(median), name, *counts)
+                                         for name, _, _, median, _, _, *counts in points], **dims)  # fmt: skip
+    dots, bottom = marks(points, float), float(np.nanmin(q)) if np.isfinite(q).any() else 0.0
+    gone: Any = marks([point for point in points if np.isnan(point[3])], lambda median: bottom)
+    hover = {"tools": ["hover"], "hover_tooltips": [(label, f"@{{{label}}}"), *told(dots)]}
+    size = 7 if len(points) <= 80 else 3
+    view = (
+        ribbon(0, 4, "#9ec5e8") * ribbon(1, 3, "#5b9bd5")
+        * dress(hv.Curve((depth, q[:, 2]), "site", label), color=OF_A, line_width=2)
+        * dress(dots, color=OF_A, size=size, **hover)
+    )  # fmt: skip
+    shown = read_samples(tree)["step"].values[index]
+    title = [
+        f"{describe_quantity(tree, quantity)} at step {shown}",
+        "line: median neuron; ribbons: 50 % and 90 % of neurons; sites in forward order",
+    ]
+    if other is not None or other_step is not None:
+        b = tree if other is None else open_tree(other)
+        at = find_step(b, other_step)
+        both = [place for place in read_places(b, quantity, sites) if place.name in row_of]
+        theirs = marks(_spread(b, both, quantity, reduction, at), float)
+        curve = hv.Curve((theirs.dimension_values("site"), theirs.dimension_values(label)), "site", label).sort()
+        view *= dress(curve, color=OF_B, line_width=2, line_dash="dashed") * dress(
+            theirs, color=OF_B, size=size, **hover
+        )
+        title.append(f"blue: A; orange, dashed: B at step {read_samples(b)['step'].values[at]}, of {len(both)} sites")
+    if len(gone):
+        title.append(f"red: no neuron has a finite {reduction} above zero ({len(gone)} of {len(points)})")
+    return dress(
+        view * dress(gone, color="#c62f1d", marker="v", size=9, **hover),
+        height=440, xticks=ticks([place.name for place in places], 40, SLANTED), xrotation=60, xlabel="", ylabel=label,
+        title=title, show_grid=True, xlim=(-0.5, len(places) - 0.5), show_legend=False,
+    )  # fmt: skip
+
+
+def _spread(tree, places: Sequence[Any], quantity: str, reduction: str, index: int) -> list[tuple]:
+    """Of each place its name, five quantiles of log10 of its neurons, how many there are, and how many are zero."""
     points = []
     for place, summary in zip(places, summaries(tree, places, quantity), strict=True):
         size = summary[index, METRICS.index(reduction)]
         live = size[np.isfinite(size) & (size > 0)]
         quantiles = np.quantile(np.log10(live), [0.05, 0.25, 0.5, 0.75, 0.95]) if live.size else np.full(5, np.nan)
         points.append((place.name, *quantiles, int(size.size), int((size == 0).sum())))
-    depth, q = np.arange(len(places)), np.array([point[1:6] for point in points], float).reshape(-1, 5)
-    label = f"log10 {quantity} {reduction}"
-    ribbon = lambda low, high, colour: dress(
-        hv.Area((depth, q[:, low], q[:, high]), "site", [label, f"up to {high}"]), color=colour, line_alpha=0
-    )
-    line = dress(hv.Curve((depth, q[:, 2]), "site", label), color="#123a63", line_width=2)
-    dots: Any = hv.Points(
-        [(i, point[3], point[0], point[6], point[7]) for i, point in enumerate(points)],
-        ["site", label], ["path", "neurons", hv.Dimension("zeros", label=f"{reduction} is zero")],
-    )  # fmt: skip
-    bottom = float(np.nanmin(q)) if np.isfinite(q).any() else 0.0
-    gone: Any = hv.Points(
-        [(i, bottom, point[0], point[6], point[7]) for i, point in enumerate(points) if np.isnan(point[3])],
-        ["site", label], dots.vdims,
-    )  # fmt: skip
-    hover = {"tools": ["hover"], "hover_tooltips": [(label, f"@{{{label}}}"), *told(dots)]}
-    broken = [f"red: no neuron has a finite {reduction} above zero ({len(gone)} of {len(points)})"] if len(gone) else []
-    shown = read_samples(tree)["step"].values[index]
-    return dress(
-        ribbon(0, 4, "#9ec5e8") * ribbon(1, 3, "#5b9bd5") * line
-        * dress(dots, color="#123a63", size=7 if len(points) <= 80 else 3, **hover)
-        * dress(gone, color="#c62f1d", marker="v", size=9, **hover),
-        height=440, xticks=ticks([place.name for place in places], 40, SLANTED), xrotation=60, xlabel="", ylabel=label,
-        title=[f"{describe_quantity(tree, quantity)} at step {shown}",
-               "line: median neuron; ribbons: 50 % and 90 % of neurons; sites in forward order", *broken],
-        show_grid=True, xlim=(-0.5, len(places) - 0.5), show_legend=False,
-    )  # fmt: skip
+    return points
 
 
 def _cells(places, read: list[np.ndarray], reduction: str, rows: Sequence[Row], steps: list[int]) -> list[tuple]:
