@@ -38,7 +38,7 @@ def test_every_cell_is_the_value_of_its_channel_at_its_place(store):
 
 @pytest.mark.parametrize(("count", "rows"), [(4, 2), (6, 2), (12, 3), (32, 4)])
 def test_the_rows_of_a_wall_are_as_even_as_they_can_be(count, rows):
-    _, (channel, *_), _ = _wall(np.zeros((count, 8, 8), np.float32), np.arange(count))
+    _, (channel, *_), *_ = _wall(np.zeros((count, 8, 8), np.float32), np.arange(count))
     tiles = [len(set(row[row >= 0].tolist())) for row in channel if (row >= 0).any()]
     assert len(tiles) == 8 * rows
     assert min(tiles) == max(tiles) == count // rows
@@ -60,7 +60,7 @@ def test_by_score_the_channels_fall_by_their_rms_in_the_sample(store):
 
 
 def test_an_attention_pattern_is_seen_by_heads_of_one_layer(decoder):
-    view = views.feature_maps(decoder, "blocks/attention/pattern[1]", sample=3, along="y")
+    view = views.feature_maps(decoder, "blocks/attention/pattern[1]", sample=3)
     value, head, query, key = cells(view, "value", "its y", "its x", "its neuron")
     stored = decoder["sites/blocks/attention/pattern/full"]["activation"].values[-1, 1, 3]
     inside = head >= 0

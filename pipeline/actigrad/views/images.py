@@ -1,5 +1,6 @@
 """Pictures of single samples: what a convolution or an attention head sees (`feature_maps`)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import holoviews as hv
@@ -9,6 +10,7 @@ from actigrad.errors import ViewError
 from actigrad.pictures.order import natural_order, score_order
 from actigrad.pictures.palette import NOT_FINITE
 from actigrad.pictures.scales import read_scale
+from actigrad.sites import Work
 from actigrad.storage.store import read_samples
 from actigrad.views.reading import (
     Store,
@@ -25,6 +27,8 @@ from actigrad.views.style import INK, WIDTH, dress
 
 ORDERS = ("natural", "score")
 GAP = "#e4e7ec"
+NUMBER = 18
+"""Pixels that the number above a tile takes."""
 
 
 def feature_maps(
@@ -43,8 +47,8 @@ def feature_maps(
         quantity: activation or gradient.
         step: which recorded step; the last by default.
         order: of the channels: natural, or score (by rms in this sample, largest first).
-        along: the dim that the wall is made of: neuron, or head where the site has such a dim. An attention pattern
-            whose dims are sample, y, x, neuron is seen by heads with `along="y"`.
+        along: the dim that the wall is made of: neuron by default; head where the site has such a dim, and the first of
+            three where the other two are alike and a softmax made them, as it does the pattern of an attention.
         most: the most channels.
     """
     tree = open_tree(store)
@@ -56,7 +60,7 @@ def feature_maps(
         raise ViewError(
             f"feature maps need a site of three dims beside the sample; {site!r} has {dims}. See heatmap for it."
         )
-    along = require("along", along or ("head" if "head" in dims else "neuron"), dims)
+    along = require("along", along or _along(array, dims, place.site.work), dims)
     if not 0 <= sample < n:
         raise ViewError(f"sample is {sample}; the store holds {n}, 0 to {n - 1}.")
     maps = array.isel(sample=sample).transpose(along, ...).values.astype(np.float32)
@@ -64,34 +68,44 @@ def feature_maps(
     chosen = (score_order(size, size == 0) if order == "score" else natural_order(len(maps)))[:most]
     index = find_step(tree, step)
     scale, (h, w) = read_scale(find_summary(tree, place.site), quantity, index), maps.shape[1:]
-    wall, ids, corners = _wall(maps, chosen)
+    wall, ids, corners, gap = _wall(maps, chosen)
     rows, columns = wall.shape
     names = [dim for dim in dims if dim != along]
     layers = {"value": wall} | {f"its {name}": one for name, one in zip([along, *names], ids, strict=True)}
     data = {"across": np.arange(columns), "down": np.arange(rows), **layers}
     image = hv.Image(data, ["across", "down"], list(layers), datatype=["grid"])
-    text = [(left + (w - 1) / 2, top - 1.0, str(one)) for (top, left), one in zip(corners, chosen, strict=True)]
+    text = [(left + (w - 1) / 2, top - gap / 2, str(one)) for (top, left), one in zip(corners, chosen, strict=True)]
     labels = dress(hv.Labels(text, ["across", "down"], "text"), text_color=INK, text_font_size="8pt")
     shown = f"{len(chosen)} of {len(maps)}" if len(chosen) < len(maps) else f"{len(maps)}"
     shown += f" {along}s" if along in ("neuron", "head") else f" maps along {along}"
     return dress(
         dress(image, cmap=scale.colours, clim=(scale.low, scale.high), colorbar=True, clabel=quantity, tools=["hover"],
               clipping_colors={"NaN": GAP}) * _not_finite(wall, ids[0]) * labels,
-        height=int(np.clip(WIDTH * 0.85 * (rows + 2) / columns + 80, 240, 900)), invert_yaxis=True, xaxis=None,
-        yaxis=None, xlim=(-1.0, columns), ylim=(-2.2, rows), show_legend=False,
+        height=int(np.clip(WIDTH * 0.85 * (rows + gap) / columns + 80, 240, 900)), invert_yaxis=True, xaxis=None,
+        yaxis=None, xlim=(-1.0, columns), ylim=(-gap - 0.2, rows), show_legend=False,
         title=[f"{place.name} · {describe_quantity(tree, quantity)} at step "
                f"{read_samples(tree)['step'].values[index]}, sample {sample_title(tree, sample)}",
                f"{shown} of {h} × {w}, {order} order; {scale.text()}"],
     )  # fmt: skip
 
 
-def _wall(maps: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[tuple[int, int]]]:
-    """The tiles with gaps between them, the ids under each cell (-1 in the gaps), and the tiles' corners."""
+def _along(array: Any, dims: Sequence[Any], work: Work) -> str:
+    """The dim that tells channels or heads apart."""
+    if "head" in dims:
+        return "head"
+    first, *others = (array.sizes[dim] for dim in dims)
+    softmax = {"exp", "reduce_sum"} <= {name for name, _ in work.operations}
+    return dims[0] if softmax and others[0] == others[1] != first else "neuron"
+
+
+def _wall(maps: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[tuple[int, int]], int]:
+    """The tiles with gaps between, the ids under each cell (-1 in the gaps), the tiles' corners, and the gap above."""
     h, w = maps.shape[1:]
-    gap = max(2, round(0.25 * h)), max(1, round(0.1 * w))
-    columns = max(1, min(len(chosen), round(np.sqrt(len(chosen) * 1.9 * (h + gap[0]) / (w + gap[1])))))
+    beside = max(1, round(0.1 * w))
+    columns = max(1, min(len(chosen), round(np.sqrt(len(chosen) * 1.9 * 1.2 * h / (w + beside)))))
     rows = -(-len(chosen) // columns)
     columns = -(-len(chosen) // rows)  # four are two by two, not three and one
+    gap = max(2, round(NUMBER * columns * (w + beside) / (0.85 * WIDTH))), beside
     shape = rows * (h + gap[0]) - gap[0], columns * (w + gap[1]) - gap[1]
     wall, ids, corners = np.full(shape, np.nan, np.float32), [np.full(shape, -1, np.int32) for _ in range(3)], []
     for i, one in enumerate(chosen):
@@ -101,7 +115,7 @@ def _wall(maps: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, list[np.nda
         for layer, values in zip(ids, (one, np.arange(h)[:, None], np.arange(w)[None]), strict=True):
             layer[inside] = values
         corners.append((top, left))
-    return wall, ids, corners
+    return wall, ids, corners, gap[0]
 
 
 def _not_finite(wall: np.ndarray, channel: np.ndarray) -> hv.Rectangles:
