@@ -88,15 +88,21 @@ def trace_flow(closed: Any, names: Mapping[Address, str], params: int = 0, batch
         {path: tuple(targets) for path, targets in feeds.items()},
         _unreached(walker.edges, feeds),
         entries,
-        {path: walker.work(path, sizes) for path in [*names.values(), LOSS]},
+        walker.work([*names.values(), LOSS], sizes),
     )
 
 
 def _unreached(edges: set[tuple[str, str, bool]], paths: Mapping[str, Any]) -> tuple[str, ...]:
-    reached, grown = set[str](), {LOSS}
-    while grown - reached:
-        reached |= grown
-        grown = {source for source, target, smooth in edges if smooth and target in reached}
+    sources: dict[str, list[str]] = {}
+    for source, target, smooth in edges:
+        if smooth:
+            sources.setdefault(target, []).append(source)
+    reached, new = {LOSS}, [LOSS]
+    while new:
+        for source in sources.get(new.pop(), ()):
+            if source not in reached:
+                reached.add(source)
+                new.append(source)
     return tuple(path for path in paths if path not in reached)
 
 
@@ -112,11 +118,21 @@ class _Walker:
     def arrive(self, trace: Trace, target: str) -> None:
         """A value reaches a site or the loss: edges lead to it, and the work that nobody owns is its own."""
         self.edges |= {(source, target, smooth) for source, smooth in trace.sites}
-        self.owners |= dict.fromkeys(trace.work - self.owners.keys(), target)
+        self.owners |= dict.fromkeys(self.unowned(trace), target)
 
-    def work(self, owner: str, sizes: Sequence[int]) -> Work:
-        """What one site owns; `sizes` are those of the program's inputs."""
-        mine = [piece for piece, path in self.owners.items() if path == owner]
+    def unowned(self, trace: Trace) -> frozenset[Piece]:
+        """The work of a trace that nobody owns yet. Not by `-`, which looks at all that is owned."""
+        return frozenset(piece for piece in trace.work if piece not in self.owners)
+
+    def work(self, paths: Sequence[str], sizes: Sequence[int]) -> dict[str, Work]:
+        """What each site owns; `sizes` are those of the program's inputs."""
+        owned: dict[str, list[Piece]] = {path: [] for path in paths}
+        for piece, path in self.owners.items():
+            owned[path].append(piece)
+        return {path: self.count(mine, sizes) for path, mine in owned.items()}
+
+    def count(self, mine: Sequence[Piece], sizes: Sequence[int]) -> Work:
+        """These pieces together."""
         equations = sorted(piece for piece in mine if isinstance(piece, tuple))
         counts: Counter[str] = Counter()
         for piece in equations:
@@ -164,7 +180,7 @@ class _Walker:
         if name not in MOVES:
             self.costs[here] = (name, self.times, self.times * count_flops(eqn))
             # What is owned already need not travel on: a long residual stream would carry all the work before it.
-            everything = Trace(everything.sites, (everything.work - self.owners.keys()) | {here})
+            everything = Trace(everything.sites, self.unowned(everything) | {here})
         return [_rough(everything) if name == "stop_gradient" else everything] * len(eqn.outvars)
 
     def loop(self, body, inputs, n_consts: int, n_carry: int, here: Address, *, runs: bool) -> list[Trace]:
