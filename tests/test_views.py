@@ -52,7 +52,7 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
-def test_a_view_is_drawn_by_both_backends_and_every_label_is_within_the_picture(view, store, decoder, tmp_path):
+def test_a_view_is_drawn_by_both_backends_no_label_is_cut_and_hover_tells_values(view, store, decoder, tmp_path):
     shown = view(store, decoder)
     figure = hv.render(shown, backend="bokeh")
     for tool in figure.select({"type": HoverTool}):

@@ -138,11 +138,15 @@ class Explorer:
 
     async def _begin(self) -> None:
         """The first look at the stores, then what only a later picture needs."""
-        await self.follow()
-        if not gc.isenabled():  # as `actigrad explore` starts, to start sooner
-            gc.freeze()  # modules and stores stay: no collection need look at them again
-            gc.enable()
-        await self.loop.run_in_executor(self.pool, _preload)
+        try:
+            await self.follow()
+        finally:
+            if not gc.isenabled():  # as `actigrad explore` starts, to start sooner
+                gc.freeze()  # modules and stores stay: no collection need look at them again
+                gc.enable()
+        from actigrad.pictures.levels import preload  # imported by now
+
+        await self.loop.run_in_executor(self.pool, preload)
 
     async def follow(self) -> None:
         """Look at the stores in a worker thread; tell the viewers when something is new."""
@@ -157,12 +161,6 @@ class Explorer:
                     session.document.add_next_tick_callback(session.update)
         finally:
             self._following = False
-
-
-def _preload() -> None:
-    from actigrad.pictures.levels import preload
-
-    preload()
 
 
 class _Alive(RequestHandler):

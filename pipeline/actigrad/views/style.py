@@ -73,7 +73,10 @@ def dress(element: Any, *, title: Iterable[str] = (), width: int = WIDTH, height
 
 
 def told(element: Any) -> list[tuple[str, str]]:
-    """What hover tells of a cell: its values. Where it lies on the axes is a place in the picture, and no one's id."""
+    """What hover tells of a cell: its values. Where it lies on the axes is a place in the picture, and no one's id.
+
+    A value called `its neuron` is told as `neuron`, which is an axis' name; one called `… colour` is for the eye alone.
+    """
     labels = [dim.label for dim in element.vdims if not dim.label.endswith(" colour")]
     return [(label.removeprefix("its "), f"@{{{label}}}") for label in labels]
 
