@@ -1,7 +1,7 @@
 """The model as a whole over its depth: where and when (`overview`), vanishing or exploding (`flow`)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import holoviews as hv
 import numpy as np
@@ -98,21 +98,20 @@ def flow(
     require("reduction", reduction, LOGARITHMIC, ", which are never negative")
     index, places = find_step(tree, step), read_places(tree, quantity, sites)
     label, row_of = f"log10 {quantity} {reduction}", {place.name: i for i, place in enumerate(places)}
-    points = _spread(tree, places, quantity, reduction, index)
-    depth, q = np.arange(len(places)), np.array([point[1:6] for point in points], float).reshape(-1, 5)
+    spreads = _spread(tree, places, quantity, reduction, index)
+    depth, q = np.arange(len(places)), np.array([spread.quantiles for spread in spreads]).reshape(-1, 5)
     ribbon = lambda low, high, colour: dress(
         hv.Area((depth, q[:, low], q[:, high]), "site", [label, f"up to {high}"]), color=colour, line_alpha=0
     )
-    dims: Any = {
-        "kdims": ["site", label],
-        "vdims": ["path", "neurons", hv.Dimension("zeros", label=f"{reduction} is zero")],
-    }
-    marks = lambda points, y: hv.Points([(row_of[name], y(median), name, *counts)
-                                         for name, _, _, median, _, _, *counts in points], **dims)  # fmt: skip
-    dots, bottom = marks(points, float), float(np.nanmin(q)) if np.isfinite(q).any() else 0.0
-    gone: Any = marks([point for point in points if np.isnan(point[3])], lambda median: bottom)
+    counts = ["path", "neurons", hv.Dimension("zeros", label=f"{reduction} is zero")]
+    marks = lambda spreads, at=None: hv.Points(
+        [(row_of[one.path], one.quantiles[2] if at is None else at, one.path, one.neurons, one.zeros)
+         for one in spreads], ["site", label], counts,
+    )  # fmt: skip
+    dots, bottom = marks(spreads), float(np.nanmin(q)) if np.isfinite(q).any() else 0.0
+    gone: Any = marks([one for one in spreads if np.isnan(one.quantiles[2])], bottom)
     hover = {"tools": ["hover"], "hover_tooltips": [(label, f"@{{{label}}}"), *told(dots)]}
-    size = 7 if len(points) <= 80 else 3
+    size = 7 if len(spreads) <= 80 else 3
     view = (
         ribbon(0, 4, "#9ec5e8") * ribbon(1, 3, "#5b9bd5")
         * dress(hv.Curve((depth, q[:, 2]), "site", label), color=OF_A, line_width=2)
@@ -127,14 +126,14 @@ def flow(
         b = tree if other is None else open_tree(other)
         at = find_step(b, other_step)
         both = [place for place in read_places(b, quantity, sites) if place.name in row_of]
-        theirs = marks(_spread(b, both, quantity, reduction, at), float)
+        theirs = marks(_spread(b, both, quantity, reduction, at))
         curve = hv.Curve((theirs.dimension_values("site"), theirs.dimension_values(label)), "site", label).sort()
         view *= dress(curve, color=OF_B, line_width=2, line_dash="dashed") * dress(
             theirs, color=OF_B, size=size, **hover
         )
         title.append(f"blue: A; orange, dashed: B at step {read_samples(b)['step'].values[at]}, of {len(both)} sites")
     if len(gone):
-        title.append(f"red: no neuron has a finite {reduction} above zero ({len(gone)} of {len(points)})")
+        title.append(f"red: no neuron has a finite {reduction} above zero ({len(gone)} of {len(spreads)})")
     return dress(
         view * dress(gone, color="#c62f1d", marker="v", size=9, **hover),
         height=440, xticks=ticks([place.name for place in places], 40, SLANTED), xrotation=60, xlabel="", ylabel=label,
@@ -142,15 +141,23 @@ def flow(
     )  # fmt: skip
 
 
-def _spread(tree, places: Sequence[Any], quantity: str, reduction: str, index: int) -> list[tuple]:
-    """Of each place its name, five quantiles of log10 of its neurons, how many there are, and how many are zero."""
-    points = []
+class Spread(NamedTuple):
+    """How the neurons of a place lie: five quantiles of log10 of those above zero, and how many there are."""
+
+    path: str
+    quantiles: np.ndarray
+    neurons: int
+    zeros: int
+
+
+def _spread(tree, places: Sequence[Any], quantity: str, reduction: str, index: int) -> list[Spread]:
+    spreads = []
     for place, summary in zip(places, summaries(tree, places, quantity), strict=True):
         size = summary[index, METRICS.index(reduction)]
         live = size[np.isfinite(size) & (size > 0)]
         quantiles = np.quantile(np.log10(live), [0.05, 0.25, 0.5, 0.75, 0.95]) if live.size else np.full(5, np.nan)
-        points.append((place.name, *quantiles, int(size.size), int((size == 0).sum())))
-    return points
+        spreads.append(Spread(place.name, quantiles, int(size.size), int((size == 0).sum())))
+    return spreads
 
 
 def _cells(places, read: list[np.ndarray], reduction: str, rows: Sequence[Row], steps: list[int]) -> list[tuple]:
